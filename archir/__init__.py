@@ -1,0 +1,1 @@
+"""archir: a compiler for neural architectures."""

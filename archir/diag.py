@@ -1,0 +1,87 @@
+"""Diagnostics as values: spans, codes, and the one exception that carries them.
+
+Rendering lives in :mod:`archir.render`; nothing here prints.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+
+DONE, CHECK_FAILED, BAD_INPUT, UNSUPPORTED, INTERRUPTED = 0, 1, 2, 3, 130
+"""The exit statuses of every command."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text with a name, able to turn offsets into lines and columns."""
+
+    name: str
+    text: str = field(repr=False)
+
+    @cached_property
+    def line_starts(self) -> list[int]:
+        """Offset of the first character of each line."""
+        return [0] + [i + 1 for i, c in enumerate(self.text) if c == "\n"]
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset, both counted from 1."""
+        line = bisect_right(self.line_starts, offset)
+        return line, offset - self.line_starts[line - 1] + 1
+
+    def line(self, number: int) -> str:
+        """The text of a line (counted from 1), without its newline."""
+        start = self.line_starts[number - 1]
+        end = self.text.find("\n", start)
+        return self.text[start:] if end < 0 else self.text[start:end]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of characters of a source."""
+
+    source: Source = field(repr=False)
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding: a code, a sentence in the user's terms, where, and what would help."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    label: str = ""
+    """A few words set under the underlined text."""
+    hint: str = ""
+    node: str = ""
+    """The network's node that is to blame, where there is one."""
+
+
+class ArchirError(Exception):
+    """Every error archir raises on purpose; carries one or more diagnostics.
+
+    ``status`` is the exit status of a command that ends with it.
+    """
+
+    def __init__(self, *diagnostics: Diagnostic, status: int | None = None) -> None:
+        super().__init__("; ".join(f"{d.code}: {d.message}" for d in diagnostics))
+        self.diagnostics = diagnostics
+        self.status = status if status is not None else status_of(diagnostics[0].code)
+
+
+def error(
+    code: str, message: str, *, span: Span | None = None, label: str = "", hint: str = "", node: str = ""
+) -> ArchirError:
+    """An :class:`ArchirError` with a single diagnostic."""
+    return ArchirError(Diagnostic(code, message, span, label, hint, node))
+
+
+def status_of(code: str) -> int:
+    """The exit status that belongs to a code's family."""
+    family = code[:2]
+    if family in ("A3", "A4"):
+        return CHECK_FAILED
+    return UNSUPPORTED if family == "A5" else BAD_INPUT

@@ -1,0 +1,310 @@
+"""What a use of an operator means: its attributes in full, its sizes, types and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from archir.ir.dims import Size
+from archir.ir.graph import Graph, Node
+from archir.ir.types import DTYPES, AttrValue, TensorType
+from archir.ops.record import REQUIRED, Attr, Attrs, Kind, Op, OpSet, SameAs
+from archir.ops.signature import (
+    Axis,
+    Expanded,
+    SignatureError,
+    Star,
+    expand,
+    measure,
+    parse_signature,
+    solve,
+)
+
+
+class OpError(Exception):
+    """A use of an operator is wrong; ``code`` is the diagnostic it becomes."""
+
+    def __init__(self, code: str, message: str, hint: str = "", attr: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.attr = code, message, hint, attr
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A use of an operator with everything inferred."""
+
+    axes: Expanded
+    sizes: Mapping[str, Size]
+    types: tuple[TensorType, ...]
+    params: Mapping[str, TensorType]
+
+
+def bind_attrs(op: Op, given: Attrs, types: tuple[TensorType, ...]) -> dict[str, AttrValue]:
+    """Complete and normalise the attributes of a use: defaults filled in, one entry per axis.
+
+    Raises:
+        OpError: an attribute is missing, unknown, of the wrong kind or out of range.
+    """
+    known = [a.name for a in op.attrs]
+    for name in given:
+        if name not in known:
+            raise OpError("A112", f"`{op.name}` has no attribute `{name}`", attr=name)
+    rank = types[0].rank if types else 0
+    out: dict[str, AttrValue] = {}
+    for attr in op.attrs:
+        value = given.get(attr.name, attr.default)
+        if value is REQUIRED:
+            raise OpError("A113", f"`{op.name}` needs `{attr.name}`: {attr.kind.value}")
+        if isinstance(value, SameAs):
+            value = out[value.attr]
+        out[attr.name] = _normal(op, attr, value, rank, out)
+    return out
+
+
+def _normal(
+    op: Op, attr: Attr, value: Any, rank: int, sofar: Mapping[str, AttrValue]
+) -> AttrValue:
+    what = f"`{attr.name}` of `{op.name}`"
+    kind = attr.kind
+    if kind is Kind.PADDING and value == "same":
+        return _same_padding(op, sofar)
+    if kind in (Kind.SPATIAL, Kind.PADDING):
+        spatial = rank - 2
+        if not 1 <= spatial <= 3:
+            raise OpError(
+                "A110", f"`{op.name}` needs 1 to 3 spatial axes, its input has rank {rank}"
+            )
+        each = value if isinstance(value, tuple) else (value,) * spatial
+        if len(each) != spatial:
+            raise OpError(
+                "A114", f"{what} has {len(each)} entries for {spatial} spatial axes", attr=attr.name
+            )
+        return tuple(_number(what, attr, entry, int) for entry in each)
+    if kind is Kind.INTS:
+        if not isinstance(value, tuple):
+            raise OpError("A114", f"{what} is {kind.value}, got {_show(value)}", attr=attr.name)
+        return tuple(_number(what, attr, entry, int) for entry in value)
+    if kind is Kind.INT:
+        return _number(what, attr, value, int)
+    if kind is Kind.AXIS:
+        axis = _number(what, attr, value, int)
+        if not -rank <= axis < rank:
+            raise OpError("A114", f"{what} is {axis}, its input has rank {rank}", attr=attr.name)
+        return int(axis % rank)
+    if kind is Kind.FLOAT:
+        return float(_number(what, attr, value, float))
+    fits = {
+        Kind.BOOL: isinstance(value, bool),
+        Kind.STRING: isinstance(value, str),
+        Kind.DTYPE: value in DTYPES,
+        Kind.NUMBERS: _numbers(value),
+    }
+    if not fits[kind]:
+        raise OpError("A114", f"{what} is {kind.value}, got {_show(value)}", attr=attr.name)
+    result: AttrValue = value
+    return result
+
+
+def _numbers(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_numbers(entry) for entry in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(what: str, attr: Attr, value: object, kind: type) -> Any:
+    wanted = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise OpError("A114", f"{what} is {attr.kind.value}, got {_show(value)}", attr=attr.name)
+    assert isinstance(value, int | float)
+    if attr.least is not None and value < attr.least:
+        raise OpError(
+            "A114", f"{what} must be at least {attr.least:g}, got {_show(value)}", attr=attr.name
+        )
+    if abs(value) > 2**31:
+        raise OpError("A114", f"{what} is out of range: {_show(value)}", attr=attr.name)
+    return value
+
+
+def _show(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _same_padding(op: Op, attrs: Mapping[str, AttrValue]) -> tuple[int, ...]:
+    kernel, dilation = attrs["kernel"], attrs.get("dilation")
+    assert isinstance(kernel, tuple)
+    steps = dilation if isinstance(dilation, tuple) else (1,) * len(kernel)
+    out = []
+    for k, d in zip(kernel, steps, strict=True):
+        assert isinstance(k, int)
+        assert isinstance(d, int)
+        if k % 2 == 0:
+            raise OpError(
+                "A115",
+                f"`{op.name}` with an even kernel ({k}) has no `same` padding",
+                hint=f"state it: padding = {k // 2}",
+                attr="kernel",
+            )
+        out.append(d * (k - 1) // 2)
+    return tuple(out)
+
+
+@lru_cache(maxsize=256)
+def equations_of(op: Op) -> tuple[tuple[Axis | Star, str], ...]:
+    """The operator's equations between axis expressions and attributes, parsed."""
+    parsed = []
+    for text, attr in op.equations.items():
+        (shape,) = parse_signature(f"-> [{text}]").results
+        parsed.append((shape[0], attr))
+    return tuple(parsed)
+
+
+def instance(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> Instance:
+    """Infer a use: sizes of all axes, types of the results, shapes of the parameters.
+
+    Raises:
+        OpError: the operands do not fit the operator; both shapes are in the message.
+    """
+    return _instance(op, tuple(attrs.items()), types)
+
+
+@lru_cache(maxsize=16384)
+def _instance(
+    op: Op, items: tuple[tuple[str, AttrValue], ...], types: tuple[TensorType, ...]
+) -> Instance:
+    attrs = dict(items)
+    least, most = op.operands
+    if len(types) < least or (most is not None and len(types) > most):
+        wanted = str(least) if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        raise OpError(
+            "A104", f"`{op.name}` takes {wanted} tensor{'s' * (wanted != '1')}, got {len(types)}"
+        )
+    axes = _expanded(op, attrs, types)
+    sizes = _sizes(op, attrs, types, axes)
+    dtype = op.result_dtype(attrs, types) if op.result_dtype else (types[0].dtype if types else "f32")
+    results = []
+    for result in axes.results:
+        shape = tuple(measure(axis, sizes) for axis in result)
+        known = tuple(size for size in shape if size is not None)
+        if len(known) != len(shape):
+            raise OpError("A111", f"the result of `{op.name}` has a size that cannot be written")
+        results.append(TensorType(dtype, known))
+    params = {}
+    for param in op.present(attrs):
+        shape = tuple(measure(axis, sizes) for axis in axes.params[param.role])
+        if any(not isinstance(size, int) for size in shape):
+            raise OpError(
+                "A111",
+                f"the {param.role} of `{op.name}` needs whole numbers, its shape is "
+                f"[{', '.join(map(str, shape))}]",
+                hint="give the input's axis a number",
+            )
+        params[param.role] = TensorType(
+            param.dtype or dtype, tuple(size for size in shape if size is not None)
+        )
+    return Instance(axes, sizes, tuple(results), params)
+
+
+def _expanded(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> Expanded:
+    lengths: dict[str, int] = {}
+    for left, name in equations_of(op):
+        value = attrs[name]
+        if isinstance(left, Star) and isinstance(value, tuple):
+            lengths[left.name] = len(value)
+    try:
+        return expand(
+            op.sign(attrs, types),
+            frozenset(p.role for p in op.params),
+            tuple(t.rank for t in types),
+            tuple(lengths.items()),
+        )
+    except SignatureError as reason:
+        shapes = " and ".join(str(t) for t in types)
+        raise OpError("A110", f"`{op.name}` {reason}: {shapes}") from None
+
+
+def _sizes(
+    op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded
+) -> dict[str, Size]:
+    sizes: dict[str, Size] = {}
+    pending: list[tuple[Axis, Size, str]] = []
+    for left, name in equations_of(op):
+        value = attrs[name]
+        if isinstance(left, Star):
+            assert isinstance(value, tuple)
+            for spelled, size in zip(axes.stars[left.name], value, strict=True):
+                assert isinstance(size, int)
+                sizes[spelled] = size
+        else:
+            assert isinstance(value, int)
+            pending.append((left, value, f"{name} = {value}"))
+    for operand, type_ in zip(axes.operands, types, strict=True):
+        pending.extend(
+            (axis, size, "") for axis, size in zip(operand, type_.shape, strict=True)
+        )
+    while pending:
+        rest = []
+        for axis, size, why in pending:
+            answer = solve(axis, size, sizes)
+            if answer is None:
+                rest.append((axis, size, why))
+            elif not answer:
+                raise OpError("A110", _mismatch(op, axis, size, why, sizes, types))
+        if len(rest) == len(pending):
+            raise OpError("A111", f"the sizes of `{op.name}` cannot be solved from its operands")
+        pending = rest
+    if op.derive is not None:
+        stars = {n: tuple(sizes[s] for s in spelled if s in sizes) for n, spelled in axes.stars.items()}
+        for name, extents in op.derive(attrs, stars).items():
+            sizes.update(zip(axes.stars[name], extents, strict=True))
+    return sizes
+
+
+def _mismatch(
+    op: Op,
+    axis: Axis,
+    size: Size,
+    why: str,
+    sizes: Mapping[str, Size],
+    types: tuple[TensorType, ...],
+) -> str:
+    shapes = " and ".join(str(t) for t in types)
+    expected = measure(axis, sizes)
+    if why:
+        parts = " * ".join(str(sizes[n]) for n in axis.names() if n in sizes)
+        return f"`{op.name}`: {why} is not a multiple of {parts} (input {shapes})"
+    if expected is None:
+        known = " * ".join(str(sizes[n]) for n in axis.names() if n in sizes)
+        return f"`{op.name}`: {size} channels cannot be divided by {known} (input {shapes})"
+    return f"`{op.name}`: sizes {expected} and {size} should be equal: {shapes}"
+
+
+def infer(graph: Graph, ops: OpSet) -> Graph:
+    """Infer every type and parameter shape again, sharing the records that stay the same.
+
+    Raises:
+        OpError: a node's operands do not fit its operator (``node`` is in the message).
+    """
+    builder = graph.edit()
+    types: dict[str, tuple[TensorType, ...]] = {}
+    for node in graph:
+        operands = tuple(types[v.node][v.port] for v in node.inputs)
+        try:
+            found = instance(ops[node.op], node.attrs, operands)
+        except OpError as reason:
+            raise OpError(reason.code, f"at {node.name}: {reason.message}", reason.hint) from None
+        types[node.name] = found.types
+        if found.types != node.types:
+            builder.put(replace(node, types=found.types))
+        for role, type_ in found.params.items():
+            path = node.params[role]
+            if builder.parameters[path].type != type_:
+                builder.parameters[path] = replace(builder.parameters[path], type=type_)
+    return builder.build()
+
+
+def instance_of(node: Node, graph: Graph, ops: OpSet) -> Instance:
+    """The inferred use that a node of a graph stands for."""
+    return instance(ops[node.op], node.attrs, tuple(graph.type_of(v) for v in node.inputs))

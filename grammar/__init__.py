@@ -1,0 +1,1 @@
+"""The grammars of archir, as data: read them with ``importlib.resources``."""
