@@ -1,0 +1,80 @@
+"""Cost: parameters, multiply-accumulates and activation memory, derived from the records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from archir.ir.dims import Size, product, substitute, symbols_of
+from archir.ir.graph import Graph
+from archir.ops.infer import Instance, instance_of
+from archir.ops.record import OpSet
+
+BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "i64": 8, "i32": 4, "bool": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """The cost of one node, for a batch of one (every symbolic size counts as 1)."""
+
+    node: str
+    op: str
+    params: int
+    macs: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of a network for a batch of one.
+
+    ``params`` counts trained numbers once however often they are read, ``buffers`` the
+    statistics; ``macs`` are multiply-accumulates (half of what is called FLOPs).
+    """
+
+    params: int
+    buffers: int
+    macs: int
+    activation_bytes: int
+    layers: tuple[LayerCost, ...]
+
+
+def concrete(size: Size, batch: int = 1) -> int:
+    """A size with every symbol replaced by ``batch``."""
+    found = substitute(size, dict.fromkeys(symbols_of([size]), batch))
+    assert isinstance(found, int)
+    return found
+
+
+def macs(use: Instance) -> int:
+    """Multiply-accumulates of a use: the product of all its axes where one is contracted."""
+    results = {n for axes in use.axes.results for axis in axes for n in axis.names()}
+    inside = {n for axes in use.axes.operands for axis in axes for n in axis.names()}
+    weights = {n for axes in use.axes.params.values() for axis in axes for n in axis.names()}
+    if not (inside & weights) - results:
+        return 0
+    return concrete(product(use.sizes[name] for name in results | weights))
+
+
+def cost(graph: Graph, ops: OpSet) -> Cost:
+    """The cost of a network and of each of its layers."""
+    layers = []
+    counted: set[str] = set()
+    for node in graph:
+        own = 0
+        for path in node.params.values():
+            parameter = graph.parameters[path]
+            if path not in counted and not parameter.buffer:
+                own += concrete(product(parameter.type.shape))
+            counted.add(path)
+        size = sum(concrete(product(t.shape)) * BYTES[t.dtype] for t in node.types)
+        work = 0 if node.op == "input" else macs(instance_of(node, graph, ops))
+        layers.append(LayerCost(node.name, node.op, own, work, size))
+    buffers = [p for p in graph.parameters.values() if p.buffer]
+    return Cost(
+        sum(layer.params for layer in layers),
+        sum(math.prod(concrete(s) for s in p.type.shape) for p in buffers),
+        sum(layer.macs for layer in layers),
+        sum(layer.activation_bytes for layer in layers),
+        tuple(layers),
+    )
