@@ -69,6 +69,7 @@ class Graph:
     def __init__(
         self,
         graph: nx.MultiDiGraph[str],
+        *,
         name: str,
         inputs: tuple[str, ...],
         outputs: tuple[Output, ...],
@@ -188,7 +189,12 @@ class GraphBuilder:
         used = {path for node in order for path in node.params.values()}
         parameters = {path: p for path, p in self.parameters.items() if path in used}
         return Graph(
-            graph, self.name, tuple(self.inputs), tuple(self.outputs), parameters, dict(self.meta)
+            graph,
+            name=self.name,
+            inputs=tuple(self.inputs),
+            outputs=tuple(self.outputs),
+            parameters=parameters,
+            meta=dict(self.meta),
         )
 
 

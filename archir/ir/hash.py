@@ -71,6 +71,8 @@ def graph_hash(graph: Graph) -> str:
         parameter = graph.parameters[path]
         digest.update(f"{parameter.type} {parameter.buffer}\n".encode())
     ends = [[node_number[name] for name in graph.inputs]]
-    ends.append([number for o in graph.outputs for number in (node_number[o.value.node], o.value.port)])
+    ends.append(
+        [number for o in graph.outputs for number in (node_number[o.value.node], o.value.port)]
+    )
     digest.update(json.dumps(ends).encode())
     return digest.hexdigest()

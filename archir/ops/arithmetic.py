@@ -71,11 +71,11 @@ class Floating:
     """Ordinary floats of one dtype."""
 
     def __init__(self, dtype: npt.DTypeLike = np.float64) -> None:
-        self.dtype = np.dtype(dtype)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.name = self.dtype.name
 
     def number(self, value: float | Fraction) -> Any:
-        return self.dtype.type(float(value))
+        return np.asarray(float(value), self.dtype)[()]
 
     def array(self, values: npt.ArrayLike) -> Array:
         return np.asarray(values, self.dtype)
@@ -93,16 +93,16 @@ class Floating:
         return np.asarray(a / b)
 
     def matmul(self, a: Array, b: Array) -> Array:
-        return np.matmul(a, b)
+        return np.asarray(np.matmul(a, b))
 
     def sum(self, a: Array, axis: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axis))
 
     def maximum(self, a: Array, axis: tuple[int, ...], valid: npt.NDArray[np.bool_]) -> Array:
-        return np.asarray(np.where(valid, a, self.dtype.type(-np.inf)).max(axis=axis))
+        return np.asarray(np.where(valid, a, self.number(-np.inf)).max(axis=axis))
 
     def relu(self, a: Array) -> Array:
-        return np.maximum(a, self.dtype.type(0))
+        return np.asarray(np.maximum(a, self.number(0)))
 
     def sqrt(self, a: Array) -> Array:
         return np.asarray(np.sqrt(a))
@@ -151,11 +151,11 @@ class Rational:
         return np.asarray(a.sum(axis=axis), dtype=object)
 
     def maximum(self, a: Array, axis: tuple[int, ...], valid: npt.NDArray[np.bool_]) -> Array:
-        floor = min(a.reshape(-1).tolist(), default=Fraction(0))
+        floor = np.array(min(a.reshape(-1).tolist(), default=Fraction(0)), dtype=object)
         return np.asarray(np.where(valid, a, floor).max(axis=axis), dtype=object)
 
     def relu(self, a: Array) -> Array:
-        return np.where(a > 0, a, Fraction(0))
+        return np.where(a > 0, a, np.array(Fraction(0), dtype=object))
 
     def sqrt(self, a: Array) -> Array:
         return _each(_rational_root, a)
@@ -185,7 +185,8 @@ class Residues:
 
     def number(self, value: float | Fraction) -> Any:
         exact = value if isinstance(value, Fraction) else Fraction(repr(value))
-        return balance(np.float64(exact.numerator * pow(exact.denominator, -1, PRIME) % PRIME))
+        residue = exact.numerator * pow(exact.denominator, -1, PRIME) % PRIME
+        return np.float64(residue - PRIME if residue > PRIME // 2 else residue)
 
     def array(self, values: npt.ArrayLike) -> Array:
         source = np.asarray(values)
@@ -231,9 +232,9 @@ class Residues:
         return table("exp")[index(a)]
 
 
-def balance(a: Any) -> Any:
+def balance(a: Array) -> Array:
     """The residue of least absolute value, in float64 (exact below 2**53)."""
-    return a - PRIME * np.rint(a / PRIME)
+    return np.asarray(a - PRIME * np.rint(a / PRIME))
 
 
 def index(a: Array) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from archir.ir.dims import Size
 from archir.ir.graph import Graph, Node, Value
+from archir.ops.arithmetic import Array
 from archir.ops.infer import Instance, instance_of
 from archir.ops.record import OpSet
 from archir.ops.signature import Axis, Product
@@ -183,11 +184,11 @@ class AxisClasses:
         results = {n for axes in use.axes.results for axis in axes for n in axis.names()}
         weights = {n for axes in use.axes.params.values() for axis in axes for n in axis.names()}
         for value, axes in zip(node.inputs, use.axes.operands, strict=True):
-            for axis, structure in zip(axes, self._values[value], strict=True):
+            for axis, found in zip(axes, self._values[value], strict=True):
+                structure = _fixed(found) if axis.opaque else found
                 if axis.opaque:
                     why = f"`{node.op}` mixes the entries of that axis"
-                    self._block(structure, Obstacle(node.name, why))
-                    structure = _fixed(structure)
+                    self._block(found, Obstacle(node.name, why))
                 elif not (results | weights).intersection(axis.names()):
                     why = f"`{node.op}` reduces over that axis"
                     self._block(structure, Obstacle(node.name, why))
@@ -248,13 +249,13 @@ class AxisClasses:
         segments: list[Segment] = []
         for term in axis.terms:
             spread: list[Segment] = [()]
-            for name in _kept(term, use) or list(term):
-                if isinstance(name, int):
-                    part: Structure = ((Factor(FIXED, name),),)
-                else:
-                    part = env.get(name, ((Factor(FIXED, use.sizes[name]),),))
-                if len(part) > 1 and spread != [()]:
-                    part = self._merged(part, use.sizes[name] if isinstance(name, str) else name)
+            kept = _kept(term, use)
+            if not kept:
+                spread = [(Factor(FIXED, _extent(term, use)),)]
+            for name in kept:
+                part = env.get(name, ((Factor(FIXED, use.sizes[name]),),))
+                if len(part) > 1 and name != kept[0]:
+                    part = self._merged(part, use.sizes[name])
                 spread = [left + right for left in spread for right in part]
             segments.extend(spread)
         return tuple(segments)
@@ -284,23 +285,21 @@ class AxisClasses:
             for structure in env.values():
                 for number in _classes(self.resolved(structure)):
                     nodes.setdefault(number, {})[name] = None
-        found = {}
+        classes: dict[int, AxisClass] = {}
         for number, record in enumerate(self._records):
             if self._find(number) != number:
                 continue
             own = tuple(members.get(number, {}))
             name = next((m.node for m in own if m.kind == "produce"), record.origin)
-            found[number] = AxisClass(
-                number, name, record.size, own, tuple(nodes.get(number, {})), tuple(record.obstacles)
+            classes[number] = AxisClass(
+                number,
+                name,
+                record.size,
+                own,
+                tuple(nodes.get(number, {})),
+                tuple(record.obstacles),
             )
-        return found
-
-    def produced(self, node: str) -> AxisClass | None:
-        """The class that a node's own output axis opens or belongs to, if it produces one."""
-        for number, made in self.classes.items():
-            if any(m.node == node and m.kind == "produce" for m in made.members):
-                return self.classes[number]
-        return None
+        return classes
 
 
 def _classes(structure: Structure) -> set[int]:
@@ -374,7 +373,7 @@ def _factorise(structure: Structure, sizes: list[Size]) -> list[Structure] | Non
     return parts if not rest else None
 
 
-def lift(structure: Structure, number: int, per_class: np.ndarray, fixed: str) -> np.ndarray:  # type: ignore[type-arg]
+def lift(structure: Structure, number: int, per_class: Array, fixed: str) -> Array:
     """Spread what is said of a class over an axis that holds it.
 
     ``per_class`` is indexed by the class. With ``fixed`` = "index" it is a gather (old index for

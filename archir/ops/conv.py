@@ -62,7 +62,7 @@ CONV = Op(
         Attr("padding", Kind.PADDING, "same", least=0),
         Attr("dilation", Kind.SPATIAL, 1, least=1),
         Attr("groups", Kind.INT, 1, least=1),
-        Attr("bias", Kind.BOOL, True),
+        Attr("bias", Kind.BOOL, default=True),
     ),
     params=(Param("weight", "he_normal"), Param("bias", "zeros", when="bias")),
     equations={"g": "groups", "(g o)": "out", "*k": "kernel"},
@@ -86,7 +86,7 @@ LINEAR = Op(
     signature="x[..., i]  weight[o, i]  bias?[o]  ->  [..., o]",
     attrs=(
         Attr("out", Kind.INT, least=1, doc="output features"),
-        Attr("bias", Kind.BOOL, True),
+        Attr("bias", Kind.BOOL, default=True),
     ),
     params=(Param("weight", "lecun_uniform"), Param("bias", "zeros", when="bias")),
     equations={"o": "out"},

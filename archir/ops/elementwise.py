@@ -84,7 +84,17 @@ RELU = Op(
     reference=_relu,
     laws=frozenset({Law.ELEMENTWISE, Law.IDEMPOTENT, Law.POSITIVELY_HOMOGENEOUS}),
     field="x where x is a square, else 0",
-    samples=(Sample((_t(2, 3, 4, 5),)), Sample((_t(7,),)), Sample((_t(2, 3),))),
+    samples=(
+        Sample((_t(2, 3, 4, 5),)),
+        Sample(
+            (
+                _t(
+                    7,
+                ),
+            )
+        ),
+        Sample((_t(2, 3),)),
+    ),
 )
 
 ADD = Op(
@@ -110,7 +120,15 @@ MUL = Op(
     laws=frozenset({Law.COMMUTATIVE}),
     samples=(
         Sample((_t(2, 3, 4, 5), _t(2, 3, 1, 1))),
-        Sample((_t(2, 3), _t(2, 3), _t(3,))),
+        Sample(
+            (
+                _t(2, 3),
+                _t(2, 3),
+                _t(
+                    3,
+                ),
+            )
+        ),
     ),
 )
 

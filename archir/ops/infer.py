@@ -63,9 +63,7 @@ def bind_attrs(op: Op, given: Attrs, types: tuple[TensorType, ...]) -> dict[str,
     return out
 
 
-def _normal(
-    op: Op, attr: Attr, value: Any, rank: int, sofar: Mapping[str, AttrValue]
-) -> AttrValue:
+def _normal(op: Op, attr: Attr, value: Any, rank: int, sofar: Mapping[str, AttrValue]) -> AttrValue:
     what = f"`{attr.name}` of `{op.name}`"
     kind = attr.kind
     if kind is Kind.PADDING and value == "same":
@@ -87,7 +85,7 @@ def _normal(
             raise OpError("A114", f"{what} is {kind.value}, got {_show(value)}", attr=attr.name)
         return tuple(_number(what, attr, entry, int) for entry in value)
     if kind is Kind.INT:
-        return _number(what, attr, value, int)
+        return int(_number(what, attr, value, int))
     if kind is Kind.AXIS:
         axis = _number(what, attr, value, int)
         if not -rank <= axis < rank:
@@ -177,13 +175,21 @@ def _instance(
     attrs = dict(items)
     least, most = op.operands
     if len(types) < least or (most is not None and len(types) > most):
-        wanted = str(least) if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        wanted = (
+            str(least)
+            if most == least
+            else f"{least} or more"
+            if most is None
+            else f"{least} to {most}"
+        )
         raise OpError(
             "A104", f"`{op.name}` takes {wanted} tensor{'s' * (wanted != '1')}, got {len(types)}"
         )
     axes = _expanded(op, attrs, types)
     sizes = _sizes(op, attrs, types, axes)
-    dtype = op.result_dtype(attrs, types) if op.result_dtype else (types[0].dtype if types else "f32")
+    dtype = (
+        op.result_dtype(attrs, types) if op.result_dtype else (types[0].dtype if types else "f32")
+    )
     results = []
     for result in axes.results:
         shape = tuple(measure(axis, sizes) for axis in result)
@@ -225,38 +231,36 @@ def _expanded(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> Expanded:
         raise OpError("A110", f"`{op.name}` {reason}: {shapes}") from None
 
 
-def _sizes(
-    op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded
-) -> dict[str, Size]:
+def _sizes(op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     pending: list[tuple[Axis, Size, str]] = []
     for left, name in equations_of(op):
-        value = attrs[name]
+        stated = attrs[name]
         if isinstance(left, Star):
-            assert isinstance(value, tuple)
-            for spelled, size in zip(axes.stars[left.name], value, strict=True):
-                assert isinstance(size, int)
-                sizes[spelled] = size
+            assert isinstance(stated, tuple)
+            for spelled, entry in zip(axes.stars[left.name], stated, strict=True):
+                assert isinstance(entry, int)
+                sizes[spelled] = entry
         else:
-            assert isinstance(value, int)
-            pending.append((left, value, f"{name} = {value}"))
+            assert isinstance(stated, int)
+            pending.append((left, stated, f"{name} = {stated}"))
     for operand, type_ in zip(axes.operands, types, strict=True):
-        pending.extend(
-            (axis, size, "") for axis, size in zip(operand, type_.shape, strict=True)
-        )
+        pending.extend((axis, size, "") for axis, size in zip(operand, type_.shape, strict=True))
     while pending:
-        rest = []
+        rest: list[tuple[Axis, Size, str]] = []
         for axis, size, why in pending:
             answer = solve(axis, size, sizes)
             if answer is None:
                 rest.append((axis, size, why))
             elif not answer:
-                raise OpError("A110", _mismatch(op, axis, size, why, sizes, types))
+                raise OpError("A110", _mismatch(op, (axis, size, why), sizes, types))
         if len(rest) == len(pending):
             raise OpError("A111", f"the sizes of `{op.name}` cannot be solved from its operands")
         pending = rest
     if op.derive is not None:
-        stars = {n: tuple(sizes[s] for s in spelled if s in sizes) for n, spelled in axes.stars.items()}
+        stars = {
+            n: tuple(sizes[s] for s in spelled if s in sizes) for n, spelled in axes.stars.items()
+        }
         for name, extents in op.derive(attrs, stars).items():
             sizes.update(zip(axes.stars[name], extents, strict=True))
     return sizes
@@ -264,12 +268,11 @@ def _sizes(
 
 def _mismatch(
     op: Op,
-    axis: Axis,
-    size: Size,
-    why: str,
+    left: tuple[Axis, Size, str],
     sizes: Mapping[str, Size],
     types: tuple[TensorType, ...],
 ) -> str:
+    axis, size, why = left
     shapes = " and ".join(str(t) for t in types)
     expected = measure(axis, sizes)
     if why:

@@ -67,8 +67,8 @@ BATCH_NORM = Op(
     attrs=(
         Attr("eps", Kind.FLOAT, 1e-5, least=0),
         Attr("momentum", Kind.FLOAT, 0.1, least=0),
-        Attr("affine", Kind.BOOL, True),
-        Attr("track", Kind.BOOL, True, doc="keep running statistics"),
+        Attr("affine", Kind.BOOL, default=True),
+        Attr("track", Kind.BOOL, default=True, doc="keep running statistics"),
     ),
     params=(
         Param("weight", "ones", when="affine"),

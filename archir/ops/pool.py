@@ -34,7 +34,12 @@ def _avg_pool(
     seen = windows(x[0], a, k.number(0))
     sums = k.sum(seen, _taps(seen, a))
     if a["count_include_pad"]:
-        return (k.multiply(sums, k.number(Fraction(1, int(np.prod(ints(a["kernel"]))))),),)
+        return (
+            k.multiply(
+                sums,
+                k.number(Fraction(1, int(np.prod(ints(a["kernel"]))))),
+            ),
+        )
     counts = _valid(x[0], a).sum(axis=_taps(seen, a))
     return (k.divide(sums, k.array(counts)),)
 

@@ -188,9 +188,7 @@ def solve(axis: Axis, size: Size, sizes: dict[str, Size]) -> bool | None:
                 return False
             rest = left
     term = next(t for t in axis.terms if name in t)
-    others = product(
-        sizes[f] if isinstance(f, str) else f for f in term if f != name
-    )
+    others = product(sizes[f] if isinstance(f, str) else f for f in term if f != name)
     answer = quotient(rest, others)
     if answer is None or (isinstance(answer, int) and answer < 0):
         return False

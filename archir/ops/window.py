@@ -41,7 +41,9 @@ def extents(attrs: Attrs, stars: Mapping[str, tuple[Size, ...]]) -> dict[str, tu
             )
         room = s + 2 * p - reach
         if room < 0:
-            raise OpError("A110", f"a window of {reach} does not fit an extent of {s} padded by {p}")
+            raise OpError(
+                "A110", f"a window of {reach} does not fit an extent of {s} padded by {p}"
+            )
         up = st - 1 if attrs.get("ceil_mode") else 0
         count = (room + up) // st + 1
         if up and (count - 1) * st >= s + p:
@@ -61,7 +63,7 @@ def windows(x: Array, attrs: Attrs, fill: Any) -> Array:
         pads.append((p, max(p, (count - 1) * st + r - size - p)))
     if any(p != (0, 0) for p in pads):
         x = np.pad(x, pads, constant_values=fill)
-    view = sliding_window_view(x, reach, axis=tuple(range(2, x.ndim)))  # type: ignore[call-overload]
+    view = sliding_window_view(x, reach, axis=tuple(range(2, x.ndim)))
     steps = tuple(slice(0, count * st, st) for count, st in zip(after, stride, strict=True))
     taps = tuple(slice(None, None, d) for d in dilation)
     picked: Array = view[(slice(None), slice(None), *steps, *taps)]
