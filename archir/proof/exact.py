@@ -1,0 +1,154 @@
+"""Every use of a rule, checked with ``==``: both sides of the region in GF(p), at real size.
+
+The region is what the plan touches. Both sides get the same random residues at the values
+that enter it and the same random parent parameters, the weight terms are evaluated in the
+field, and the values that leave must be equal entry by entry. In training mode the new
+buffers must be the map of the old ones too. A wrong map survives one check with a
+probability of about d / p for polynomials of degree d (Schwartz, Zippel), p = 1048571.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from archir.ir.dims import substitute, symbols_of
+from archir.ir.graph import Node, Value
+from archir.ir.types import TensorType
+from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
+from archir.ops.evaluate import run
+from archir.ops.record import Mode, OpSet
+from archir.rewrite.plan import Plan, Region, region_of
+from archir.weights.functions import evaluate
+from archir.weights.terms import references
+
+OTHER_SYMBOLS = 12
+"""What a symbolic size other than the batch stands for in a check."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where the two sides differ."""
+
+    value: str
+    index: tuple[int, ...]
+    count: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ExactCheck:
+    """The outcome of checking one use in one mode."""
+
+    mode: Mode
+    equal: bool
+    field: str
+    nodes: int
+    numbers: int
+    seconds: float
+    mismatch: Mismatch | None = None
+
+
+def shape_in_check(type_: TensorType, batch: int) -> tuple[int, ...]:
+    """A type's shape with symbols replaced: the first axis's by the batch, others by a constant."""
+    first = symbols_of(type_.shape[:1])
+    values = {n: batch if n in first else OTHER_SYMBOLS for n in symbols_of(type_.shape)}
+    out = tuple(substitute(size, values) for size in type_.shape)
+    return tuple(size for size in out if isinstance(size, int))
+
+
+def check_use(
+    plan: Plan, ops: OpSet, mode: Mode, *, seed: int = 0, arithmetic: Arithmetic | None = None
+) -> ExactCheck:
+    """Compare both sides of a plan exactly.
+
+    In GF(p) by default. Where that differs and the region holds an operator whose field
+    stand-in knows no order, exact fractions decide, if the region is small enough for them.
+    """
+    start = time.perf_counter()
+    region = region_of(plan)
+    k = arithmetic or Residues()
+    rng = np.random.Generator(np.random.PCG64([seed, 0x5EED]))
+    batch = 1 if mode == "eval" else 2
+    feeds = {v: _draw(k, rng, shape_in_check(plan.before.type_of(v), batch)) for v in region.feeds}
+    for name in plan.before.inputs:
+        value = Value(name)
+        if value not in feeds and _reads(region, name):
+            feeds[value] = _draw(k, rng, shape_in_check(plan.before.type_of(value), batch))
+    old = _parameters(plan, region, k, rng)
+    new = {path: evaluate(plan.terms[path], k, old) for path in _paths(region.after, plan)}
+    new.update({p: a for p, a in old.items() if p not in new})
+    left = run(plan.before, ops, k, feeds, old, wanted=[a for a, _ in region.checks], mode=mode)
+    right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
+    mismatch = None
+    for a, b in region.checks:
+        mismatch = mismatch or _compare(str(a), left.values[a], right.values[b])
+    if mode == "train":
+        mapped = {**old, **left.buffers}
+        for path, found in right.buffers.items():
+            if path not in plan.after.parameters or not set(_sources(plan, path)) <= set(mapped):
+                continue
+            term = plan.terms.get(path)
+            wanted = mapped[path] if term is None else evaluate(term, k, mapped)
+            mismatch = mismatch or _compare(path, wanted, found)
+    numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
+    return ExactCheck(
+        mode,
+        mismatch is None,
+        f"GF({PRIME})" if k.name == "gf" else k.name,
+        len(region.before) + len(region.after),
+        numbers,
+        time.perf_counter() - start,
+        mismatch,
+    )
+
+
+def _reads(region: Region, name: str) -> bool:
+    return any(v.node == name for n in (*region.before, *region.after) for v in n.inputs)
+
+
+def _draw(k: Arithmetic, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    if isinstance(k, Rational):
+        return k.array(rng.integers(-9, 10, shape))
+    values = rng.integers(-(PRIME // 2), PRIME // 2 + 1, shape)
+    return values.astype(np.float64)
+
+
+def _sources(plan: Plan, path: str) -> list[str]:
+    term = plan.terms.get(path)
+    return [path] if term is None else list(references(term))
+
+
+def _paths(nodes: tuple[Node, ...], plan: Plan) -> list[str]:
+    held = {p for n in nodes for p in n.params.values()}
+    return [p for p in plan.terms if p in held]
+
+
+def _parameters(
+    plan: Plan, region: Region, k: Arithmetic, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Random values for every parent parameter that either side reads."""
+    paths = dict.fromkeys(p for n in region.before for p in n.params.values())
+    paths.update(
+        dict.fromkeys(
+            p for n in region.after for own in n.params.values() for p in _sources(plan, own)
+        )
+    )
+    out: dict[str, Array] = {}
+    for path in paths:
+        parameter = plan.before.parameters[path]
+        shape = tuple(size for size in parameter.type.shape if isinstance(size, int))
+        out[path] = _draw(k, rng, shape)
+    return out
+
+
+def _compare(name: str, a: Array, b: Array) -> Mismatch | None:
+    if a.shape != b.shape:
+        return Mismatch(name, (), max(a.size, b.size), a.size)
+    differs = (a != b) if a.dtype == object else balance(np.asarray(a - b)) != 0
+    if not differs.any():
+        return None
+    where = np.argwhere(differs)[0]
+    return Mismatch(name, tuple(int(i) for i in where), int(differs.sum()), int(differs.size))

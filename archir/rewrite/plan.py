@@ -1,0 +1,176 @@
+"""A planned rewrite: the graph before and after, and the weight terms between them.
+
+Planning is pure. A plan is checked (:mod:`archir.proof.exact`) and only then applied to
+tensors; several plans compose before a tensor is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from archir.diag import error
+from archir.ir.graph import Graph, Node, Value
+from archir.ir.types import AttrValue
+from archir.ops.arithmetic import Array, Floating
+from archir.ops.record import Law, OpSet
+from archir.rewrite.rule import Rule
+from archir.weights.functions import WeightError, evaluate, shape_of
+from archir.weights.terms import Ref, Statistic, Term, compose
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rule does at a site.
+
+    ``terms`` holds the parameters of ``after`` that are new or changed, over the paths of
+    ``before``; all others stay. ``values`` maps values of ``before`` that other nodes read to
+    the values of ``after`` that take their place, where the two differ.
+    """
+
+    rule: Rule
+    site: str
+    arguments: Mapping[str, AttrValue]
+    seed: int
+    before: Graph
+    after: Graph
+    terms: Mapping[str, Term]
+    values: Mapping[Value, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of a network that a plan touches, on both sides.
+
+    ``feeds`` are the values that enter it (the same on both sides); ``checks`` pairs a value
+    that leaves it before with the one that takes its place.
+    """
+
+    before: tuple[Node, ...]
+    after: tuple[Node, ...]
+    feeds: tuple[Value, ...]
+    checks: tuple[tuple[Value, Value], ...]
+
+
+def region_of(plan: Plan) -> Region:
+    """The nodes that differ between the two sides, and what enters and leaves them."""
+    moved = set(plan.terms)
+
+    def rewired(node: Node) -> tuple[Value, ...]:
+        return tuple(plan.values.get(v, v) for v in node.inputs)
+
+    def same(a: Node, b: Node) -> bool:
+        return (
+            a.op == b.op
+            and a.attrs == b.attrs
+            and (a.inputs == b.inputs or rewired(a) == b.inputs)
+            and a.params == b.params
+            and a.types == b.types
+            and not moved.intersection(a.params.values())
+        )
+
+    kept = {
+        n.name for n in plan.before if n.name in plan.after and same(n, plan.after.node(n.name))
+    }
+    before = tuple(n for n in plan.before if n.name not in kept)
+    after = tuple(n for n in plan.after if n.name not in kept)
+    feeds = dict.fromkeys(
+        v for side in (before, after) for n in side for v in n.inputs if v.node in kept
+    )
+    read = {v for n in plan.before if n.name in kept for v in n.inputs}
+    read |= {o.value for o in plan.before.outputs}
+    gone = {n.name for n in before}
+    leaving = [
+        Value(n.name, p)
+        for n in plan.before
+        for p in range(len(n.types))
+        if Value(n.name, p) in read and (n.name in gone or Value(n.name, p) in plan.values)
+    ]
+    checks = tuple((value, plan.values.get(value, value)) for value in leaving)
+    return Region(before, after, tuple(feeds), checks)
+
+
+def dropout_in(region: Region, ops: OpSet) -> str | None:
+    """A node of the region that is random in training, if there is one."""
+    for node in (*region.before, *region.after):
+        if Law.RANDOM_IN_TRAINING in ops[node.op].laws and node.attrs.get("p") != 0:
+            return node.name
+    return None
+
+
+def apply_terms(
+    terms: Mapping[str, Term],
+    after: Graph,
+    weights: Mapping[str, Array],
+    measured: Mapping[Statistic, Array] | None = None,
+) -> dict[str, Array]:
+    """The child's tensors: what no term names is shared with the parent, not copied."""
+    out: dict[str, Array] = {}
+    for path, parameter in after.parameters.items():
+        term = terms.get(path)
+        if term is None:
+            out[path] = weights[path]
+            continue
+        dtype = _numpy_dtype(parameter.type.dtype)
+        value = evaluate(term, Floating(_wide(dtype)), weights, measured)
+        out[path] = np.ascontiguousarray(value, dtype=dtype)
+    return out
+
+
+def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Half precision is computed in single; integers in double."""
+    if dtype.kind != "f":
+        return np.dtype(np.float64)
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def _numpy_dtype(name: str) -> np.dtype[np.generic]:
+    names = {"f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32"}
+    return np.dtype(names.get(name, "float32"))
+
+
+def check_shapes(plan: Plan) -> None:
+    """Every term has the shape of the parameter it makes.
+
+    Raises:
+        ArchirError: A220, with both shapes.
+    """
+    shapes = {p.path: _whole(p.type.shape) for p in plan.before.parameters.values()}
+    for path, parameter in plan.after.parameters.items():
+        term = plan.terms.get(path)
+        if term is None:
+            if path not in shapes:
+                raise error("A221", f"rule `{plan.rule.name}` gives no value to `{path}`")
+            term = Ref(path)
+        try:
+            found = shape_of(term, shapes)
+        except WeightError as reason:
+            raise error(
+                "A220", f"rule `{plan.rule.name}`, weight `{path}`: {reason}", span=plan.rule.span
+            ) from None
+        if found != _whole(parameter.type.shape):
+            raise error(
+                "A220",
+                f"rule `{plan.rule.name}` gives `{path}` the shape {list(found)}, "
+                f"its operator wants {list(_whole(parameter.type.shape))}",
+                span=plan.rule.span,
+            )
+
+
+def _whole(shape: tuple[object, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def compose_terms(
+    first: Mapping[str, Term], second: Mapping[str, Term], after: Graph
+) -> dict[str, Term]:
+    """The terms of two rewrites in a row, over the first one's parent."""
+    out: dict[str, Term] = {}
+    for path in after.parameters:
+        if path in second:
+            out[path] = compose(second[path], first)
+        elif path in first:
+            out[path] = first[path]
+    return out

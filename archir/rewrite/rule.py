@@ -1,0 +1,112 @@
+"""The rule as a value. A rule file is one way to make one; nothing else knows the syntax."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from archir.diag import Span
+from archir.ir.types import AttrValue
+from archir.lang.tree import Expression
+from archir.ops.record import Mode
+
+ParameterKind = Literal["int", "odd", "even", "float", "bool"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleParameter:
+    """A free parameter of a rule: an option on the command line, never part of the pattern."""
+
+    name: str
+    kind: ParameterKind
+    default: AttrValue
+    """None where it must be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a rule promises: the function kept in these modes, or the shape and cost claims."""
+
+    function: tuple[Mode, ...] = ()
+    shape: bool = False
+    decreases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PatternOperand:
+    """An operand of a pattern node: a free variable, or another pattern node's output."""
+
+    variable: str | None
+    node: str | None = None
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PatternNode:
+    """One operator of a pattern. ``attrs`` holds what the rule states; the rest is free."""
+
+    name: str
+    op: str
+    operands: tuple[PatternOperand, ...]
+    attrs: Mapping[str, Expression]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One side of a rule: its nodes in order, and what its bindings stand for."""
+
+    nodes: tuple[PatternNode, ...]
+    bindings: Mapping[str, PatternOperand]
+
+    def node(self, name: str) -> PatternNode | None:
+        """The pattern node of a name."""
+        return next((n for n in self.nodes if n.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """The body of a rule over a pattern."""
+
+    match: Pattern
+    replace: Pattern
+    lets: tuple[tuple[str, Expression], ...]
+    weights: tuple[tuple[str, Expression], ...]
+    """``node.role`` of the right side, and the term that makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaping:
+    """The body of a rule over an axis class."""
+
+    variable: str
+    site: str
+    lets: tuple[tuple[str, Expression], ...]
+    produce: Expression
+    carry: Expression
+    consume: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rewrite rule with its weight map and its contract."""
+
+    name: str
+    doc: str
+    source: str
+    parameters: tuple[RuleParameter, ...]
+    contract: Contract
+    where: tuple[Expression, ...]
+    body: Rewriting | Reshaping
+    text: str
+    span: Span
+    package: str = field(default="", compare=False)
+    """Where it came from: a distribution or a file."""
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the rule's text, white space and comments folded."""
+        lines = (line.split("#")[0] for line in self.text.splitlines())
+        return hashlib.sha256(" ".join(" ".join(lines).split()).encode()).hexdigest()
