@@ -14,6 +14,41 @@ class Code:
 
 
 CODES: dict[str, Code] = {
+    "A001": Code(
+        "unexpected text",
+        "The text is not a program from here on: the message names what could stand instead. "
+        "Statements need no separator; a statement ends where the next one begins.",
+    ),
+    "A002": Code(
+        "unknown character",
+        "The character has no meaning in the language outside strings, back-quoted names and "
+        "comments.",
+    ),
+    "A003": Code(
+        "unclosed quotes",
+        "A string or a back-quoted name ends on the line where it begins. Strings are written in "
+        'double quotes; \\" and \\n may stand inside.',
+    ),
+    "A004": Code(
+        "text too long",
+        "The text has more characters than are read. A network of that size is better written "
+        "with blocks and repeats.",
+    ),
+    "A005": Code(
+        "nested too deeply",
+        "Brackets or expressions nest deeper than is read. Bind the inner part to a name of its own.",
+    ),
+    "A006": Code(
+        "integer too long", "An integer in a text has at most 18 digits."
+    ),
+    "A007": Code(
+        "unknown version of the language",
+        "The first line states the version of the language; this archir reads version 1.",
+    ),
+    "A008": Code(
+        "wrong kind of block parameter",
+        "A parameter of a block is a scalar (`width`, `stride = 1`) or a tensor (`skip: tensor`).",
+    ),
     "A104": Code(
         "wrong number of tensors",
         "An operator was given more or fewer tensors than it takes. In a pipeline the piped value "
@@ -43,5 +78,76 @@ CODES: dict[str, Code] = {
         "no `same` padding for an even kernel",
         "`same` pads dilation * (kernel - 1) / 2 on both sides, which is whole for odd kernels only. "
         "State the padding.",
+    ),
+    "A501": Code(
+        "operator not supported by the backend",
+        "The backend has no lowering for this operator; the message gives the reason. Another "
+        "backend may run the network, or a rewrite may replace the operator.",
+    ),
+    "A502": Code(
+        "the backend cannot run this use",
+        "The backend knows the operator but not with these attributes, or it cannot hold a layer, "
+        "tensor, input or output of this name. The message says what stands in the way.",
+    ),
+    "A503": Code(
+        "backend not available",
+        "There is no backend of that name, or a package that it needs is not installed. The core of "
+        "archir needs neither torch nor onnx; `pip install 'archir[torch]'` and "
+        "`pip install 'archir[onnx]'` bring them.",
+    ),
+    "A504": Code(
+        "two backends of one name",
+        "Two installed packages offer a backend under the same name, so that it is not clear which "
+        "is meant. Uninstall one of them.",
+    ),
+    "A505": Code(
+        "opset not available",
+        "ONNX files are written for opset 17 up to the newest that the installed onnx and ONNX "
+        "Runtime both accept, and with an IR version that allows the opset.",
+    ),
+    "A506": Code(
+        "the exported file does not compute what the network computes",
+        "Before an exported file is put in place it is run and compared with the network. The "
+        "outputs differ by more than the stated bound, or are not finite; nothing was written.",
+    ),
+    "A507": Code(
+        "the exported file cannot be run",
+        "The ONNX checker or ONNX Runtime refuses the file, often for an element type that it has "
+        "no kernel for. Nothing was written.",
+    ),
+    "A508": Code(
+        "device not available",
+        "A device was asked for explicitly and the backend cannot use it here. `auto` takes what "
+        "there is.",
+    ),
+    "A601": Code(
+        "file cannot be read",
+        "The file does not exist, is a folder, or may not be read.",
+    ),
+    "A602": Code(
+        "file cannot be written",
+        "The folder does not exist or may not be written to, the disk is full, or the target is no "
+        "regular file. What stood there before is unchanged.",
+    ),
+    "A603": Code(
+        "file exists already",
+        "Output never replaces an existing file unless `--force` is given.",
+    ),
+    "A610": Code(
+        "no whole safetensors file",
+        "Weights are read from safetensors files. The file is of another kind, cut short, or "
+        "damaged; checkpoints of other kinds come in through `archir import`.",
+    ),
+    "A611": Code(
+        "weights and network have different parameters",
+        "The weights must hold exactly the parameters of the network, under their paths.",
+    ),
+    "A612": Code(
+        "a tensor does not fit its parameter",
+        "Shape and element type of each tensor must be those of the parameter.",
+    ),
+    "A613": Code(
+        "element type not supported",
+        "Weights are f32, f16, bf16, f64, i64, i32 or bool; bf16 needs the package ml_dtypes.",
     ),
 }

@@ -1,1 +1,7 @@
-"""Lowering to torch.fx."""
+"""The torch backend: a network as a ``torch.fx`` module."""
+
+from .lowering import LOWER as LOWER
+from .lowering import UNSUPPORTED as UNSUPPORTED
+from .module import forward as forward
+from .module import lower as lower
+from .module import weights_of as weights_of

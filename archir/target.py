@@ -1,0 +1,132 @@
+"""Backends as the core sees them: found through entry points, never imported by name.
+
+A backend is a module (or any object) that an installed distribution names under the entry
+point group ``archir.backends``. It has two tables over the operators and runs networks;
+whatever else it offers (``lower``, ``weights_of``, ``build``, ``export``) it documents itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, cast
+
+from archir.diag import error
+from archir.ir.graph import Graph, Value
+from archir.ops.arithmetic import Array
+
+GROUP = "archir.backends"
+
+
+class Forward(Protocol):
+    """Runs a network on arrays."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array],
+        feeds: Mapping[str, Array],
+        *,
+        train: bool = False,
+        values: Sequence[Value] | None = None,
+    ) -> list[Array]:
+        """Run ``graph``; nothing passed in is changed.
+
+        Args:
+            graph: The network.
+            weights: An array for each of its parameters.
+            feeds: An array for each input, by name.
+            train: Whether to run in training mode (batch statistics, active dropout).
+            values: What to return, by default the network's outputs.
+
+        Returns:
+            One array for each of ``values``.
+
+        Raises:
+            ArchirError: A5xx, the backend cannot run this network.
+        """
+
+
+class Backend(Protocol):
+    """What every backend has."""
+
+    @property
+    def LOWER(self) -> Mapping[str, Callable[..., Any]]:  # noqa: N802 - a table, named as one
+        """For each operator it supports, the function that lowers a use of it."""
+
+    @property
+    def UNSUPPORTED(self) -> Mapping[str, str]:  # noqa: N802
+        """For each operator it does not support, the reason, in the user's terms."""
+
+    @property
+    def forward(self) -> Forward:
+        """Runs a network."""
+
+
+class Backends(Mapping[str, Backend]):
+    """The installed backends by name; each is imported when it is first asked for."""
+
+    def __init__(self, points: Mapping[str, EntryPoint]) -> None:
+        self._points = points
+        self._loaded: dict[str, Backend] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._points)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._points
+
+    def __getitem__(self, name: str) -> Backend:
+        """Import a backend.
+
+        Raises:
+            ArchirError: A503, there is no such backend or what it needs is not installed.
+        """
+        if name not in self._loaded:
+            if name not in self._points:
+                known = ", ".join(sorted(self._points)) or "none"
+                raise error("A503", f"there is no backend `{name}` (installed: {known})")
+            self._loaded[name] = _load(self._points[name])
+        return self._loaded[name]
+
+
+def backends(points: Sequence[EntryPoint] | None = None) -> Backends:
+    """The installed backends.
+
+    Raises:
+        ArchirError: A504, two distributions offer a backend of one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP) if points is None else points:
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise error(
+                "A504",
+                f"two packages offer a backend `{point.name}`: {_owner(other)} ({other.value}) "
+                f"and {_owner(point)} ({point.value})",
+                hint="uninstall one of them",
+            )
+    return Backends(found)
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
+
+
+def _load(point: EntryPoint) -> Backend:
+    try:
+        return cast("Backend", point.load())
+    except (ImportError, AttributeError) as reason:
+        missing = getattr(reason, "name", None) or ""
+        if missing.partition(".")[0] == "archir" or isinstance(reason, AttributeError):
+            hint = f"install {_owner(point)} again"
+        elif _owner(point) == "archir":
+            hint = f"pip install 'archir[{point.name}]'"
+        else:
+            hint = f"pip install {missing.partition('.')[0] or _owner(point)}"
+        raise error(
+            "A503", f"the backend `{point.name}` cannot be loaded: {reason}", hint=hint
+        ) from reason

@@ -1,0 +1,39 @@
+"""Leaf modules for what torch has no layer for."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+class BatchNorm(torch.nn.Module):
+    """Batch normalisation whose tensors are its arguments, not its own.
+
+    Serves networks that share or rename the tensors of a batch norm, and ranks above 5.
+    """
+
+    def __init__(self, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        num_batches_tracked: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Normalise ``x`` [n, c, ...]; in training, update the statistics in place."""
+        if self.training and num_batches_tracked is not None:
+            num_batches_tracked.add_(1)
+        by_batch = self.training or running_mean is None
+        return functional.batch_norm(
+            x, running_mean, running_var, weight, bias, by_batch, self.momentum, self.eps
+        )
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}, momentum={self.momentum}"

@@ -1,0 +1,171 @@
+"""How each operator becomes calls of torch: one function an operator, one table."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
+from types import MappingProxyType
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from .frame import DTYPES, Site
+from .layers import BatchNorm
+
+Lowering = Callable[[Site], fx.Node | tuple[fx.Node, ...]]
+
+
+def _input(at: Site) -> fx.Node:
+    return at.frame.inputs[at.node.name]
+
+
+def _constant(at: Site) -> fx.Node:
+    return at.constant(torch.tensor(at.attr("value"), dtype=DTYPES[at.attr("dtype")]))
+
+
+def _parameter(at: Site) -> fx.Node:
+    value = at.param("value")
+    assert value is not None, "a parameter has a value"
+    return value
+
+
+def _conv(at: Site) -> fx.Node:
+    rank = at.rank - 3
+    stride, padding, dilation = at.ints("stride"), at.ints("padding"), at.ints("dilation")
+    if not at.whole:
+        run = (functional.conv1d, functional.conv2d, functional.conv3d)[rank]
+        weight, bias = at.param("weight"), at.param("bias")
+        return at.call(run, *at.args, weight, bias, stride, padding, dilation, at.attr("groups"))
+    layer: Callable[..., nn.Module] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank]
+    return at.layer(
+        layer(
+            at.types[0].shape[1],
+            at.attr("out"),
+            at.ints("kernel"),
+            stride,
+            padding,
+            dilation,
+            at.attr("groups"),
+            at.attr("bias"),
+            device="meta",
+        )
+    )
+
+
+def _linear(at: Site) -> fx.Node:
+    if not at.whole:
+        return at.call(functional.linear, *at.args, at.param("weight"), at.param("bias"))
+    features = at.types[0].shape[-1]
+    assert isinstance(features, int)
+    return at.layer(nn.Linear(features, at.attr("out"), at.attr("bias"), device="meta"))
+
+
+def _batch_norm(at: Site) -> fx.Node:
+    eps, momentum = at.attr("eps"), at.attr("momentum")
+    if not at.whole or at.rank > 5:
+        roles = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        path = at.frame.hidden("batch_norm", BatchNorm(eps, momentum))
+        return at.frame.graph.call_module(path, at.args, {role: at.param(role) for role in roles})
+    layer = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[at.rank - 2]
+    channels = at.types[0].shape[1]
+    assert isinstance(channels, int)
+    affine, track = at.attr("affine"), at.attr("track")
+    return at.layer(layer(channels, eps, momentum, affine, track, device="meta"))
+
+
+def _relu(at: Site) -> fx.Node:
+    return at.stateless(nn.ReLU(inplace=at.overwrites))
+
+
+def _add(at: Site) -> fx.Node:
+    return reduce(lambda a, b: at.call(operator.add, a, b), at.args)
+
+
+def _mul(at: Site) -> fx.Node:
+    return reduce(lambda a, b: at.call(operator.mul, a, b), at.args)
+
+
+def _dropout(at: Site) -> fx.Node:
+    if at.attr("p") > 1:
+        raise at.refuse(f"p = {at.attr('p')} is no probability")
+    return at.stateless(nn.Dropout(at.attr("p")))
+
+
+def _softmax(at: Site) -> fx.Node:
+    return at.stateless(nn.Softmax(at.attr("axis")))
+
+
+def _window(at: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    kernel, stride, padding = at.ints("kernel"), at.ints("stride"), at.ints("padding")
+    dilation = at.ints("dilation") if "dilation" in at.node.attrs else (1,) * len(kernel)
+    for k, p, d in zip(kernel, padding, dilation, strict=True):
+        if 2 * p > d * (k - 1) + 1:
+            raise at.refuse(f"it pads by {p}, more than half of a window of {d * (k - 1) + 1}")
+    return kernel, stride, padding
+
+
+def _max_pool(at: Site) -> fx.Node:
+    layer = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[at.rank - 3]
+    kernel, stride, padding = _window(at)
+    dilation, up = at.ints("dilation"), at.attr("ceil_mode")
+    return at.stateless(layer(kernel, stride, padding, dilation, ceil_mode=up))
+
+
+def _avg_pool(at: Site) -> fx.Node:
+    layer: Callable[..., nn.Module] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[at.rank - 3]
+    return at.stateless(layer(*_window(at), count_include_pad=at.attr("count_include_pad")))
+
+
+def _global_avg_pool(at: Site) -> fx.Node:
+    # torch takes an empty list of axes for all of them.
+    axes = tuple(range(2, at.rank))
+    return at.call(torch.mean, *at.args, axes) if axes else at.args[0]
+
+
+def _global_max_pool(at: Site) -> fx.Node:
+    axes = tuple(range(2, at.rank))
+    return at.call(torch.amax, *at.args, axes) if axes else at.args[0]
+
+
+def _concat(at: Site) -> fx.Node:
+    return at.call(torch.cat, at.args, at.attr("axis"))
+
+
+def _split(at: Site) -> tuple[fx.Node, ...]:
+    sizes = at.ints("sizes")
+    parts = at.call(torch.split, *at.args, sizes, at.attr("axis"))
+    return tuple(at.call(operator.getitem, parts, port) for port in range(len(sizes)))
+
+
+def _flatten(at: Site) -> fx.Node:
+    return at.stateless(nn.Flatten(at.attr("start")))
+
+
+LOWER: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "input": _input,
+        "constant": _constant,
+        "parameter": _parameter,
+        "conv": _conv,
+        "linear": _linear,
+        "batch_norm": _batch_norm,
+        "relu": _relu,
+        "add": _add,
+        "mul": _mul,
+        "dropout": _dropout,
+        "softmax": _softmax,
+        "max_pool": _max_pool,
+        "avg_pool": _avg_pool,
+        "global_avg_pool": _global_avg_pool,
+        "global_max_pool": _global_max_pool,
+        "concat": _concat,
+        "split": _split,
+        "flatten": _flatten,
+    }
+)
+"""The operators that torch runs."""
+
+UNSUPPORTED: Mapping[str, str] = MappingProxyType({})
+"""The operators that it does not, with the reason."""
