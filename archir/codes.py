@@ -38,9 +38,7 @@ CODES: dict[str, Code] = {
         "nested too deeply",
         "Brackets or expressions nest deeper than is read. Bind the inner part to a name of its own.",
     ),
-    "A006": Code(
-        "integer too long", "An integer in a text has at most 18 digits."
-    ),
+    "A006": Code("integer too long", "An integer in a text has at most 18 digits."),
     "A007": Code(
         "unknown version of the language",
         "The first line states the version of the language; this archir reads version 1.",
@@ -64,12 +62,8 @@ CODES: dict[str, Code] = {
         "A size is an integer times a product of symbols, or an exact quotient of such. What would "
         "need a floor or a sum of unlike symbols cannot be written; give the axis a number.",
     ),
-    "A112": Code(
-        "unknown attribute", "The operator has no attribute of that name."
-    ),
-    "A113": Code(
-        "missing attribute", "The operator needs an attribute that has no default."
-    ),
+    "A112": Code("unknown attribute", "The operator has no attribute of that name."),
+    "A113": Code("missing attribute", "The operator needs an attribute that has no default."),
     "A114": Code(
         "wrong value of an attribute",
         "The attribute's value is of the wrong kind, out of range, or has the wrong number of entries.",
@@ -149,5 +143,48 @@ CODES: dict[str, Code] = {
     "A613": Code(
         "element type not supported",
         "Weights are f32, f16, bf16, f64, i64, i32 or bool; bf16 needs the package ml_dtypes.",
+    ),
+    "A620": Code(
+        "no such data",
+        "Data is `digits`, `cifar10` (in the folder that ARCHIR_DATA names), a folder in "
+        "torchvision's CIFAR-10 layout, FILE.npz or FILE.py:FACTORY.",
+    ),
+    "A621": Code(
+        "malformed data",
+        "The data cannot be read, or its arrays do not belong together: images are floats or bytes "
+        "[N, ...], labels are integers [N] from 0, and no value is infinite or not a number.",
+    ),
+    "A622": Code(
+        "a package is missing",
+        "The command needs an optional package; the hint says how to install it.",
+    ),
+    "A623": Code(
+        "network and data do not fit",
+        "The network's input has not the shape of an image, or its output not one logit per class. "
+        "The message shows both sides; `--param` sets what an arch leaves open.",
+    ),
+    "A624": Code(
+        "the data factory failed",
+        "FILE.py:FACTORY names a function of no arguments that returns a mapping with x_train, "
+        "y_train, x_test, y_test (or x, y) or an archir Dataset. Its code runs as it is.",
+    ),
+    "A625": Code(
+        "not trainable as a classifier",
+        "Training and evaluation take networks with one input, one output of logits [N, classes], "
+        "and at least one parameter.",
+    ),
+    "A630": Code(
+        "no such device",
+        "A device that is named must be there: `cpu`, `cuda` or `cuda:i`. `auto` takes the first "
+        "GPU, or the CPU.",
+    ),
+    "A631": Code(
+        "training went astray",
+        "The loss became infinite or not a number, so the weights are of no use. The learning rate "
+        "may be too large, or the weights it started from not finite.",
+    ),
+    "A632": Code(
+        "wrong training recipe",
+        "An entry of the recipe (epochs, batch size, rate, ...) is out of its range.",
     ),
 }

@@ -1,0 +1,271 @@
+"""Labelled images (or any tensors) as NumPy arrays, from where a user has them.
+
+| name | what |
+|---|---|
+| ``digits`` | the 8x8 images that scikit-learn carries |
+| ``cifar10`` | CIFAR-10 in the folder that the environment variable ``ARCHIR_DATA`` names |
+| a folder | CIFAR-10 in torchvision's layout, or its binary version |
+| ``FILE.npz`` | arrays named as in :mod:`archir.train.sources` |
+| ``FILE.py:FACTORY`` | a function of no arguments that returns such arrays, or a Dataset |
+
+The test set never depends on the seed. The seed draws the validation set from what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archir.diag import error
+from archir.ir.graph import Graph
+from archir.ir.types import AttrValue
+from archir.train.sources import (
+    Arrays,
+    arrays_of,
+    read_cifar10,
+    read_digits,
+    read_factory,
+    read_npz,
+)
+
+DATA_FOLDER = "ARCHIR_DATA"
+"""The environment variable that names the folder of the user's data sets."""
+
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+"""Of all images, what becomes the test set, and the validation set, where the source has none."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Split:
+    """Some of the images: ``x`` float32 ``[N, ...]``, ``y`` int64 ``[N]``, classes from 0."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"<Split: {len(self)} of {list(self.x.shape[1:])}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Three disjoint splits. ``sha256`` is that of their contents, order included."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    sha256: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return self.train.x.shape[1:]
+
+
+def load_data(name: str, seed: int = 0) -> Dataset:
+    """Load a data set by its name, file or factory. ``seed`` draws the validation set.
+
+    Raises:
+        ArchirError: A620, no such data; A621, it cannot be read or is malformed; A622, a package
+            is missing; A624, the user's factory failed.
+    """
+    path, _, factory = name.rpartition(":")
+    if path.endswith(".py"):
+        found = read_factory(Path(path), factory)
+        return found if isinstance(found, Dataset) else _dataset(name, arrays_of(found, name), seed)
+    return _dataset(name, _read(name), seed)
+
+
+def _read(name: str) -> Arrays:
+    if name == "digits":
+        return read_digits()
+    if name == "cifar10":
+        return read_cifar10(_cifar10_folder())
+    if name.endswith(".npz") and Path(name).is_file():
+        return read_npz(Path(name))
+    if Path(name).is_dir():
+        return read_cifar10(Path(name))
+    known = "digits, cifar10, a folder, FILE.npz or FILE.py:FACTORY"
+    raise error("A620", f"there is no data named `{name}`", hint=f"data is one of: {known}")
+
+
+def _cifar10_folder() -> Path:
+    folder = os.environ.get(DATA_FOLDER)
+    if not folder:
+        raise error(
+            "A620",
+            "where CIFAR-10 lies is not known",
+            hint=f"let {DATA_FOLDER} name the folder that holds cifar-10-batches-py, or give that "
+            "folder as the data",
+        )
+    inside = Path(folder) / "cifar10"
+    return inside if inside.is_dir() else Path(folder)
+
+
+def _dataset(name: str, arrays: Arrays, seed: int) -> Dataset:
+    if "x_train" in arrays:
+        rest, test = _pair(name, arrays, "_train"), _pair(name, arrays, "_test")
+    else:
+        every = _pair(name, arrays, "")
+        # one fixed order, whatever the seed: a test set that moves is no test set
+        test, rest = _cut(every, max(1, round(TEST_SHARE * len(every))), seed=None)
+    if "x_validation" in arrays:
+        validation, train = _pair(name, arrays, "_validation"), rest
+    else:
+        total = len(rest) + ("x_train" not in arrays) * len(test)
+        validation, train = _cut(rest, max(1, round(VALIDATION_SHARE * total)), seed=seed)
+    splits = (train, validation, test)
+    if not all(map(len, splits)):
+        raise error("A621", f"{name} has too few images: {' + '.join(str(len(s)) for s in splits)}")
+    if len({split.x.shape[1:] for split in splits}) > 1:
+        shapes = " and ".join(str(list(split.x.shape[1:])) for split in splits)
+        raise error("A621", f"the images of {name} differ in shape: {shapes}")
+    classes = _classes(name, arrays, splits)
+    return Dataset(name, train, validation, test, classes, _hash(splits, classes))
+
+
+def _pair(name: str, arrays: Arrays, suffix: str) -> Split:
+    for key in (f"x{suffix}", f"y{suffix}"):
+        if key not in arrays:
+            raise error(
+                "A621",
+                f"{name} has no `{key}`; it has {', '.join(sorted(arrays)) or 'nothing'}",
+                hint="expected x_train, y_train, x_test, y_test, or x, y",
+            )
+    x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
+    if y.ndim != 1 or not (y.dtype.kind in "iu" or y.size == 0):
+        raise error(
+            "A621", f"`y{suffix}` of {name} is {y.dtype}{list(y.shape)}, expected integers [N]"
+        )
+    if x.ndim < 2 or len(x) != len(y) or x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
+        raise error(
+            "A621",
+            f"`x{suffix}` of {name} is {x.dtype}{list(x.shape)} for {len(y)} labels",
+            hint="expected floats, or bytes from 0 to 255, with one image per label",
+        )
+    if x.dtype.kind == "u":
+        if x.dtype != np.uint8:
+            raise error("A621", f"`x{suffix}` of {name} is {x.dtype}, expected floats or bytes")
+        x = x.astype(np.float32) / np.float32(255)
+    if not np.isfinite(x).all():
+        raise error("A621", f"`x{suffix}` of {name} holds values that are not finite")
+    if y.size and y.min() < 0:
+        raise error("A621", f"`y{suffix}` of {name} holds the class {y.min()}; classes start at 0")
+    return Split(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.int64))
+
+
+def _order(count: int, seed: int) -> NDArray[np.intp]:
+    """A permutation from the raw bits of PCG64: NumPy keeps those stable over its versions."""
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+def _cut(split: Split, count: int, seed: int | None) -> tuple[Split, Split]:
+    order = _order(len(split), 0x7E57 if seed is None else seed)
+    parts = np.sort(order[:count]), np.sort(order[count:])
+    first, second = (Split(split.x[part], split.y[part]) for part in parts)
+    return first, second
+
+
+def _classes(name: str, arrays: Arrays, splits: tuple[Split, ...]) -> tuple[str, ...]:
+    count = 1 + max(int(split.y.max()) for split in splits)
+    if "classes" not in arrays:
+        return tuple(str(number) for number in range(count))
+    names = tuple(str(entry) for entry in arrays["classes"].ravel())
+    if len(names) < count:
+        raise error("A621", f"{name} names {len(names)} classes and has labels up to {count - 1}")
+    return names
+
+
+def _hash(splits: tuple[Split, ...], classes: tuple[str, ...]) -> str:
+    found = hashlib.sha256("\n".join(classes).encode())
+    for split in splits:
+        for array in (split.x, split.y):
+            found.update(f"{array.dtype.str}{array.shape}".encode())
+            found.update(array.data.cast("B"))
+    return found.hexdigest()
+
+
+def check_fits(graph: Graph, dataset: Dataset) -> None:
+    """Make sure that a network takes the images of a data set and tells its classes.
+
+    Raises:
+        ArchirError: A623, with the shapes on both sides; A625, the network has not one input
+            and one output.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise error(
+            "A625",
+            f"{graph.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
+            "training and evaluation take one of each",
+        )
+    taken = graph.node(graph.inputs[0]).types[0]
+    wanted, given = taken.shape[1:], dataset.shape
+    fits = len(wanted) == len(given) and all(
+        w == g or not isinstance(w, int) for w, g in zip(wanted, given, strict=True)
+    )
+    if not fits or taken.dtype not in ("f32", "f16", "bf16", "f64"):
+        raise error(
+            "A623",
+            f"{graph.name} takes {taken}, an image of {dataset.name} is "
+            f"f32[{', '.join(map(str, given))}]",
+            node=graph.inputs[0],
+        )
+    output = graph.outputs[0]
+    made = graph.type_of(output.value)
+    if made.rank != 2 or made.shape[1] != len(dataset.classes):
+        raise error(
+            "A623",
+            f"{graph.name} gives {output.name}: {made}, {dataset.name} has "
+            f"{len(dataset.classes)} classes",
+            hint=f"the output should be [N, {len(dataset.classes)}]",
+            node=output.value.node,
+        )
+
+
+def normalisation(graph: Graph) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Mean and standard deviation per channel, as a network's ``preprocess`` states them.
+
+    Both have the shape that broadcasts over ``[N, C, ...]``; None where nothing is stated.
+    """
+    entries = _entries(graph.meta.get("preprocess"))
+    if "mean" not in entries and "std" not in entries:
+        return None
+    rank = graph.node(graph.inputs[0]).types[0].rank
+    mean, std = (
+        np.asarray(entries.get(key, default), np.float32).reshape(-1, *[1] * (rank - 2))
+        for key, default in (("mean", 0.0), ("std", 1.0))
+    )
+    return mean, std
+
+
+def _entries(stated: AttrValue) -> dict[str, Any]:
+    if not isinstance(stated, tuple):
+        return {}
+    return {str(entry[0]): entry[1] for entry in stated if isinstance(entry, tuple)}
+
+
+def normalise(graph: Graph, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images as the network wants them: ``(x - mean) / std`` where it states these."""
+    stated = normalisation(graph)
+    return x if stated is None else (x - stated[0]) / stated[1]
+
+
+def calibration_batch(
+    dataset: Dataset, count: int, seed: int = 0, graph: Graph | None = None
+) -> NDArray[np.float32]:
+    """``count`` training images (all, where there are fewer), drawn by ``seed``: ``[count, ...]``.
+
+    With ``graph`` they are normalised as that network states.
+    """
+    chosen = dataset.train.x[_order(len(dataset.train), seed)[:count]]
+    return chosen if graph is None else normalise(graph, chosen)

@@ -1,0 +1,95 @@
+"""Where training runs, and in which precision. Importing this module needs torch."""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol, cast
+
+from archir import target
+from archir.diag import error
+from archir.ir.graph import Graph
+
+try:
+    import torch
+except ImportError:
+    raise error(
+        "A622",
+        "training and evaluation need torch, which is not installed",
+        hint="pip install 'archir[torch]'",
+    ) from None
+
+from archir.weights.store import Weights
+
+Precision = Literal["f32", "bf16"]
+
+
+class _Torch(Protocol):
+    """What the torch backend offers beyond :class:`archir.target.Backend`."""
+
+    def lower(self, graph: Graph, weights: Weights) -> torch.nn.Module: ...
+
+    def weights_of(self, module: torch.nn.Module, graph: Graph) -> Weights: ...
+
+
+def resolve(device: str) -> torch.device:
+    """The device of a name: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+
+    ``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ArchirError: A630, the device that was asked for is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
+        return torch.device("cpu")
+    found = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
+    if found is None:
+        raise error(
+            "A630", f"`{device}` is no device", hint="auto, cpu, cuda or cuda:0, cuda:1, ..."
+        )
+    index, count = int(found[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        there = f"torch sees {count} GPU{'s' * (count != 1)}"
+        raise error("A630", f"there is no {device} here: {there}", hint="use `auto` or `cpu`")
+    return torch.device("cuda", index)
+
+
+def describe(device: torch.device, precision: Precision = "f32") -> str:
+    """A line on what was chosen, such as ``cpu (2 threads), f32``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)}), {precision}"
+    threads = torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' * (threads != 1)}), {precision}"
+
+
+def casting(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The context in which a network runs: autocast to bf16, or nothing.
+
+    Raises:
+        ArchirError: A632, there is no such precision.
+    """
+    if precision == "f32":
+        return nullcontext()
+    if precision != "bf16":
+        raise error("A632", f"`{precision}` is no precision", hint="f32 or bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def module_of(graph: Graph, weights: Weights, device: torch.device) -> torch.nn.Module:
+    """The network as a torch module on a device, over copies of the weights.
+
+    Raises:
+        ArchirError: A5xx, torch cannot run this network; A611 or A612, the weights do not fit.
+    """
+    return _backend().lower(graph, weights).to(device)
+
+
+def weights_of(module: torch.nn.Module, graph: Graph) -> Weights:
+    """The weights that a module of :func:`module_of` holds now, as arrays of their own."""
+    return _backend().weights_of(module, graph)
+
+
+def _backend() -> _Torch:
+    return cast("_Torch", target.backends()["torch"])

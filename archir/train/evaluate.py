@@ -1,0 +1,96 @@
+"""How well a network does on labelled images. Importing this module needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from archir.ir.graph import Graph
+from archir.train.data import Dataset, Split, check_fits, normalise
+from archir.train.device import Precision, casting, module_of, resolve
+from archir.weights.store import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The outcome: mean cross entropy (nats) and the class predicted for each image, in order."""
+
+    correct: int
+    loss: float
+    predictions: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.predictions)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images told right, from 0 to 1."""
+        return self.correct / self.count
+
+
+def evaluate(
+    graph: Graph,
+    weights: Weights,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: Precision = "f32",
+) -> Evaluation:
+    """Run a network over a split (``train``, ``validation`` or ``test``) in eval mode.
+
+    Raises:
+        ArchirError: A623 or A625, network and data do not fit; A630, no such device; A5xx, torch
+            cannot run the network.
+    """
+    check_fits(graph, dataset)
+    where = resolve(device)
+    part: Split = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[
+        split
+    ]
+    module = module_of(graph, weights, where)
+    x, y = on_device(graph, part, where)
+    return run(module, x, y, batch_size=batch_size, precision=precision)
+
+
+def on_device(
+    graph: Graph, split: Split, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised images and the labels of a split as tensors on a device."""
+    x = torch.from_numpy(normalise(graph, split.x)).to(device)
+    return x, torch.from_numpy(split.y).to(device)
+
+
+def run(
+    module: torch.nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    batch_size: int = 256,
+    precision: Precision = "f32",
+) -> Evaluation:
+    """Evaluate a module on tensors of its device; the module's mode is restored afterwards."""
+    mode = module.training
+    module.eval()
+    predictions, losses = [], []
+    try:
+        with torch.inference_mode(), casting(x.device, precision):
+            for start in range(0, len(x), batch_size):
+                logits = module(x[start : start + batch_size]).float()
+                target = y[start : start + batch_size]
+                losses.append(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
+                predictions.append(logits.argmax(dim=1))
+    finally:
+        module.train(mode)
+    predicted = torch.cat(predictions)
+    return Evaluation(
+        correct=int((predicted == y).sum()),
+        loss=float(torch.stack(losses).double().sum()) / len(y),
+        predictions=predicted.cpu().numpy(),
+    )
