@@ -36,7 +36,7 @@ CODES: dict[str, Code] = {
     ),
     "A005": Code(
         "nested too deeply",
-        "Brackets or expressions nest deeper than is read. Bind the inner part to a name of its own.",
+        "Brackets or expressions nest deeper than is read. Bind the inner part to a name.",
     ),
     "A006": Code("integer too long", "An integer in a text has at most 18 digits."),
     "A007": Code(
