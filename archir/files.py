@@ -28,7 +28,10 @@ def writing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     check_target(target, force=force)
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some writers make files that only their owner can read
         _sync(temporary)
         check_target(target, force=force)
         temporary.replace(target)

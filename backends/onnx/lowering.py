@@ -1,0 +1,201 @@
+"""How each operator is written in ONNX: one function an operator, one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from archir.weights.store import numpy_dtype
+
+from .frame import Site, tensor
+
+Lowering = Callable[[Site], None]
+
+
+def _named(at: Site) -> None:
+    """Inputs and parameters are no nodes: the name of the value is all there is."""
+    at.param("value")
+
+
+def _constant(at: Site) -> None:
+    values = np.asarray(at.attr("value"), numpy_dtype(at.attr("dtype")))
+    at.emit("Constant", value=tensor("value", values))
+
+
+def _conv(at: Site) -> None:
+    padding = at.ints("padding")
+    at.emit(
+        "Conv",
+        *at.args,
+        *at.params("weight", "bias"),
+        kernel_shape=at.ints("kernel"),
+        strides=at.ints("stride"),
+        pads=padding + padding,
+        dilations=at.ints("dilation"),
+        group=at.attr("groups"),
+    )
+
+
+def _linear(at: Site) -> None:
+    weight, *bias = at.params("weight", "bias")
+    if at.rank == 2:
+        at.emit("Gemm", *at.args, weight, *bias, transB=1)
+        return
+    turned = at.helper("weight", "Transpose", weight, perm=[1, 0])
+    if bias:
+        at.emit("Add", at.helper("matmul", "MatMul", *at.args, turned), *bias)
+    else:
+        at.emit("MatMul", *at.args, turned)
+
+
+def _batch_norm(at: Site) -> None:
+    if not at.attr("track"):
+        _by_batch(at)
+        return
+    channels = at.types[0].shape[1]
+    assert isinstance(channels, int)
+    scale, shift = at.param("weight"), at.param("bias")
+    scale = scale or at.constant("scale", np.ones(channels, at.dtype))
+    shift = shift or at.constant("shift", np.zeros(channels, at.dtype))
+    statistics = at.params("running_mean", "running_var")
+    at.emit("BatchNormalization", *at.args, scale, shift, *statistics, epsilon=at.attr("eps"))
+
+
+def _by_batch(at: Site) -> None:
+    """Without running statistics those of the batch serve, which BatchNormalization leaves out."""
+    axes = [0, *range(2, at.rank)]
+    centred = at.helper("centred", "Sub", *at.args, _mean(at, "mean", at.args[0], axes))
+    squares = at.helper("squares", "Mul", centred, centred)
+    eps = at.constant("eps", np.asarray(at.attr("eps"), at.dtype))
+    raised = at.helper("raised", "Add", _mean(at, "variance", squares, axes), eps)
+    deviation = at.helper("deviation", "Sqrt", raised)
+    affine = at.params("weight", "bias")
+    if not affine:
+        at.emit("Div", centred, deviation)
+        return
+    shape = at.constant("shape", np.asarray([-1] + [1] * (at.rank - 2), np.int64))
+    scale, shift = (
+        at.helper(role, "Reshape", path, shape)
+        for role, path in zip(("scale", "shift"), affine, strict=True)
+    )
+    normal = at.helper("normal", "Div", centred, deviation)
+    at.emit("Add", at.helper("scaled", "Mul", normal, scale), shift)
+
+
+def _mean(at: Site, role: str, value: str, axes: list[int]) -> str:
+    if at.frame.opset < 18:
+        return at.helper(role, "ReduceMean", value, axes=axes)
+    return at.helper(role, "ReduceMean", value, at.constant(role + "_axes", np.asarray(axes)))
+
+
+def _relu(at: Site) -> None:
+    at.emit("Relu", *at.args)
+
+
+def _chain(op: str) -> Lowering:
+    def lowering(at: Site) -> None:
+        first, *middle, last = at.args
+        for number, operand in enumerate(middle, 1):
+            first = at.helper(str(number), op, first, operand)
+        at.emit(op, first, last)
+
+    return lowering
+
+
+def _dropout(at: Site) -> None:
+    # It passes everything on when it is not training; kept so that readers see it.
+    ratio = at.constant("ratio", np.asarray(at.attr("p"), at.dtype))
+    at.emit("Dropout", *at.args, ratio)
+
+
+def _softmax(at: Site) -> None:
+    at.emit("Softmax", *at.args, axis=at.attr("axis"))
+
+
+def _max_pool(at: Site) -> None:
+    at.emit("MaxPool", *at.args, **_window(at), dilations=at.ints("dilation"))
+
+
+def _avg_pool(at: Site) -> None:
+    at.emit(
+        "AveragePool", *at.args, **_window(at), count_include_pad=int(at.attr("count_include_pad"))
+    )
+
+
+def _window(at: Site) -> dict[str, list[int]]:
+    """Attributes of a pooling; rounding up is spelled out as padding at the end.
+
+    What `ceil_mode` means for a last window that starts in the padding has changed between
+    opsets and differs between runtimes; padding means the same everywhere.
+    """
+    kernel, stride, padding = at.ints("kernel"), at.ints("stride"), at.ints("padding")
+    dilation = at.ints("dilation") if "dilation" in at.node.attrs else [1] * len(kernel)
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    end = list(padding)
+    for axis, (before, after) in enumerate(
+        zip(at.types[0].shape[2:], at.node.types[0].shape[2:], strict=True)
+    ):
+        if isinstance(before, int) and isinstance(after, int):
+            last = (after - 1) * stride[axis] + reach[axis]
+            end[axis] = max(padding[axis], last - before - padding[axis])
+        if max(padding[axis], end[axis]) >= reach[axis]:
+            raise at.refuse(f"it pads by {end[axis]}, a whole window of {reach[axis]}")
+    return {"kernel_shape": kernel, "strides": stride, "pads": padding + end}
+
+
+def _over_space(op: str) -> Lowering:
+    def lowering(at: Site) -> None:
+        if at.rank == 2:
+            at.emit("Identity", *at.args)
+        else:
+            at.emit("Flatten", at.helper("pool", op, *at.args), axis=1)
+
+    return lowering
+
+
+def _concat(at: Site) -> None:
+    at.emit("Concat", *at.args, axis=at.attr("axis"))
+
+
+def _split(at: Site) -> None:
+    sizes = at.constant("sizes", np.asarray(at.ints("sizes"), np.int64))
+    at.emit("Split", *at.args, sizes, axis=at.attr("axis"))
+
+
+def _flatten(at: Site) -> None:
+    start = at.attr("start")
+    if start == 1:
+        at.emit("Flatten", *at.args, axis=1)
+    else:
+        shape = at.constant("shape", np.asarray([0] * start + [-1], np.int64))
+        at.emit("Reshape", *at.args, shape)
+
+
+LOWER: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "input": _named,
+        "constant": _constant,
+        "parameter": _named,
+        "conv": _conv,
+        "linear": _linear,
+        "batch_norm": _batch_norm,
+        "relu": _relu,
+        "add": _chain("Add"),
+        "mul": _chain("Mul"),
+        "dropout": _dropout,
+        "softmax": _softmax,
+        "max_pool": _max_pool,
+        "avg_pool": _avg_pool,
+        "global_avg_pool": _over_space("GlobalAveragePool"),
+        "global_max_pool": _over_space("GlobalMaxPool"),
+        "concat": _concat,
+        "split": _split,
+        "flatten": _flatten,
+    }
+)
+"""The operators that can be written."""
+
+UNSUPPORTED: Mapping[str, str] = MappingProxyType({})
+"""The operators that cannot, with the reason."""
