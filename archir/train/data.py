@@ -93,7 +93,7 @@ def _read(name: str) -> Arrays:
         return read_cifar10(_cifar10_folder())
     if name.endswith(".npz") and Path(name).is_file():
         return read_npz(Path(name))
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return read_cifar10(Path(name))
     known = "digits, cifar10, a folder, FILE.npz or FILE.py:FACTORY"
     raise error("A620", f"there is no data named `{name}`", hint=f"data is one of: {known}")

@@ -65,7 +65,8 @@ def read_npz(path: Path) -> Arrays:
         ArchirError: A621, the file cannot be read or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # opened here, since np.load leaves the file open where it is damaged
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as reason:
         raise error("A621", f"cannot read {path}: {reason}") from None
