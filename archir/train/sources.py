@@ -68,7 +68,7 @@ def read_npz(path: Path) -> Arrays:
         # opened here, since np.load leaves the file open where it is damaged
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as reason:
+    except (OSError, ValueError, EOFError, BadZipFile, TypeError) as reason:
         raise error("A621", f"cannot read {path}: {reason}") from None
 
 

@@ -185,8 +185,12 @@ def test_splits_of_unlike_shapes(tmp_path: Path) -> None:
     assert (found.code, found.message.split(": ")[-1]) == ("A621", "[3, 4] and [3, 4] and [3, 5]")
 
 
-def test_an_npz_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 and no more")
+@pytest.mark.parametrize("kind", ["damaged", "empty", "npy", "pickle"])
+def test_an_npz_that_is_none(tmp_path: Path, kind: str) -> None:
+    npy = io.BytesIO()
+    np.save(npy, np.ones(3))
+    content = {"damaged": b"PK\x03\x04 and no more", "empty": b"", "npy": npy.getvalue()}
+    (tmp_path / "data.npz").write_bytes(content.get(kind, pickle.dumps({"x": 1})))
     assert refused(lambda: load_data(str(tmp_path / "data.npz"))).code == "A621"
 
 
