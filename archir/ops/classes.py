@@ -12,7 +12,7 @@ What stops a change is recorded as an :class:`Obstacle` that names the node and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -90,7 +90,7 @@ class AxisClasses:
         self._values: dict[Value, tuple[Structure, ...]] = {}
         self._params: dict[str, tuple[Structure, ...]] = {}
         self.names: dict[str, Mapping[str, Structure]] = {}
-        self._uses: list[tuple[Node, str, int, Kind]] = []
+        self._uses: list[tuple[Node, str, int, Kind, Structure]] = []
         for node in graph:
             self._visit(node)
         for output in graph.outputs:
@@ -109,6 +109,11 @@ class AxisClasses:
             tuple(Factor(self._find(f.number), f.size) if f.number >= 0 else f for f in segment)
             for segment in structure
         )
+
+    def structure_of(self, node: str, axis: Axis) -> Structure:
+        """The structure of an axis expression in the names of a node."""
+        use = instance_of(self.graph.node(node), self.graph, self.ops)
+        return self.resolved(self._structure(axis, use, self.names[node]))
 
     # --- union-find -------------------------------------------------------------------
 
@@ -170,9 +175,7 @@ class AxisClasses:
             return
         use = instance_of(node, self.graph, self.ops)
         env = self._read_operands(node, use)
-        kinds = self._read_params(node, use, env)
-        for path_axes in kinds:
-            self._uses.append(path_axes)
+        self._read_params(node, use, env)
         for port, axes in enumerate(use.axes.results):
             self._values[Value(node.name, port)] = tuple(
                 self._structure(axis, use, env) for axis in axes
@@ -222,9 +225,7 @@ class AxisClasses:
                 else:
                     env[name] = part
 
-    def _read_params(
-        self, node: Node, use: Instance, env: dict[str, Structure]
-    ) -> Iterable[tuple[Node, str, int, Kind]]:
+    def _read_params(self, node: Node, use: Instance, env: dict[str, Structure]) -> None:
         operand = set(env)
         results = {n for axes in use.axes.results for axis in axes for n in axis.names()}
         for role, axes in use.axes.params.items():
@@ -239,11 +240,12 @@ class AxisClasses:
             for one, two in zip(earlier, structures, strict=True):
                 self._unify(one, two, node.name)
             for index, axis in enumerate(axes):
-                kept = {n for term in axis.terms for n in _kept(term, use)}
-                kind: Kind = (
-                    "produce" if not kept & operand else "carry" if kept & results else "consume"
-                )
-                yield node, role, index, kind
+                for name in (n for term in axis.terms for n in _kept(term, use)):
+                    kind: Kind = "produce"
+                    if name in operand:
+                        kind = "carry" if name in results else "consume"
+                    if name in env:
+                        self._uses.append((node, role, index, kind, env[name]))
 
     def _structure(self, axis: Axis, use: Instance, env: Mapping[str, Structure]) -> Structure:
         segments: list[Segment] = []
@@ -269,10 +271,10 @@ class AxisClasses:
     def _collect(self) -> dict[int, AxisClass]:
         members: dict[int, dict[Member, None]] = {}
         kinds: dict[tuple[int, str], dict[Kind, str]] = {}
-        for node, role, axis, kind in self._uses:
+        for node, role, axis, kind, part in self._uses:
             path = node.params[role]
             structure = self.resolved(self._params[path][axis])
-            for number in _classes(structure):
+            for number in _classes(self.resolved(part)):
                 member = Member(node.name, role, path, axis, kind, structure)
                 members.setdefault(number, {})[member] = None
                 kinds.setdefault((number, path), {}).setdefault(kind, node.name)
@@ -373,30 +375,22 @@ def _factorise(structure: Structure, sizes: list[Size]) -> list[Structure] | Non
     return parts if not rest else None
 
 
-def lift(structure: Structure, number: int, per_class: Array, fixed: str) -> Array:
-    """Spread what is said of a class over an axis that holds it.
+def lift(structure: Structure, number: int, entries: Array) -> tuple[Array, int]:
+    """Spread a gather of a class over an axis that holds it.
 
-    ``per_class`` is indexed by the class. With ``fixed`` = "index" it is a gather (old index for
-    each new one) and the result is the gather of the whole axis; with "value" it is one number
-    for each (new) entry of the class and the result holds one for each entry of the axis, 1
-    where the class does not occur.
+    ``entries`` gives the old index for each new index of the class. Returns the gather of the
+    whole axis, int64, and the axis's old size.
     """
     pieces = []
     start = 0
     for segment in structure:
-        held = np.zeros(1, np.int64) if fixed == "index" else np.ones(1, per_class.dtype)
+        held = np.zeros(1, np.int64)
         old = 1
         for factor in segment:
-            size = factor.size
-            assert isinstance(size, int)
-            mine = factor.number == number
-            if fixed == "index":
-                step = per_class if mine else np.arange(size)
-                held = (held[:, None] * size + step[None, :]).reshape(-1)
-            else:
-                step = per_class if mine else np.ones(size, per_class.dtype)
-                held = (held[:, None] * step[None, :]).reshape(-1)
-            old *= size
-        pieces.append(held + start if fixed == "index" else held)
+            assert isinstance(factor.size, int)
+            step = entries if factor.number == number else np.arange(factor.size)
+            held = (held[:, None] * factor.size + step[None, :]).reshape(-1)
+            old *= factor.size
+        pieces.append(held + start)
         start += old
-    return np.concatenate(pieces)
+    return np.concatenate(pieces), start

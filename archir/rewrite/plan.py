@@ -38,6 +38,8 @@ class Plan:
     after: Graph
     terms: Mapping[str, Term]
     values: Mapping[Value, Value] = field(default_factory=dict)
+    matched: tuple[str, ...] = ()
+    """The nodes of ``before`` that a pattern matched, changed or not."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Region:
 def region_of(plan: Plan) -> Region:
     """The nodes that differ between the two sides, and what enters and leaves them."""
     moved = set(plan.terms)
+    matched = set(plan.matched)
 
     def rewired(node: Node) -> tuple[Value, ...]:
         return tuple(plan.values.get(v, v) for v in node.inputs)
@@ -72,7 +75,9 @@ def region_of(plan: Plan) -> Region:
         )
 
     kept = {
-        n.name for n in plan.before if n.name in plan.after and same(n, plan.after.node(n.name))
+        n.name
+        for n in plan.before
+        if n.name not in matched and n.name in plan.after and same(n, plan.after.node(n.name))
     }
     before = tuple(n for n in plan.before if n.name not in kept)
     after = tuple(n for n in plan.after if n.name not in kept)

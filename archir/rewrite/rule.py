@@ -9,7 +9,7 @@ from typing import Literal
 
 from archir.diag import Span
 from archir.ir.types import AttrValue
-from archir.lang.tree import Expression
+from archir.lang.tree import Expr as Expression
 from archir.ops.record import Mode
 
 ParameterKind = Literal["int", "odd", "even", "float", "bool"]

@@ -1,0 +1,148 @@
+"""What all commands share: the ``--json`` flag, rendering of errors, exit statuses."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from archir.diag import BAD_INPUT, INTERRUPTED, ArchirError, Diagnostic, error
+from archir.ir.types import AttrValue
+from archir.render import render, to_json
+
+SCHEMA = "archir/1"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command found: one value that prints as text or as JSON."""
+
+    data: Mapping[str, Any]
+    text: str
+    status: int = 0
+
+
+def command(name: str, *, example: str, **settings: Any) -> Callable[[Callable[..., Report]], Any]:
+    """A click command with ``--json``, an example in its help, and archir's error handling.
+
+    The decorated function returns a :class:`Report`; raising :class:`ArchirError` is the way to
+    fail.
+    """
+
+    def wrap(function: Callable[..., Report]) -> click.Command:
+        @functools.wraps(function)
+        def run(**options: Any) -> None:
+            as_json = options.pop("json")
+            sys.exit(guarded(name, as_json, lambda: function(**options)))
+
+        run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n    {example}\n"
+        made = click.command(name, **settings)(run)
+        flag = click.Option(["--json"], is_flag=True, help="One JSON document on stdout.")
+        made.params.append(flag)
+        return made
+
+    return wrap
+
+
+def guarded(name: str, as_json: bool, work: Callable[[], Report]) -> int:
+    """Run a command's work, print what it found, and return the exit status."""
+    try:
+        report = work()
+    except ArchirError as failure:
+        return _failed(name, as_json, failure)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left half written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _failed(name, as_json, error("A690", "the machine has no memory left for this"))
+    except OSError as failure:
+        return _failed(name, as_json, _system(failure))
+    except Exception as failure:  # noqa: BLE001 - the last net: a bug must not be a traceback
+        return _failed(name, as_json, _internal(failure))
+    try:
+        if as_json:
+            document = {"schema": SCHEMA, "command": name, "status": report.status, **report.data}
+            print(json.dumps(document, indent=1))
+        elif report.text:
+            print(report.text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return report.status
+
+
+def _failed(name: str, as_json: bool, failure: ArchirError) -> int:
+    if as_json:
+        document = {
+            "schema": SCHEMA,
+            "command": name,
+            "status": failure.status,
+            "diagnostics": [to_json(d) for d in failure.diagnostics],
+        }
+        print(json.dumps(document, indent=1))
+    else:
+        print("\n".join(render(d) for d in failure.diagnostics), file=sys.stderr)
+    return failure.status
+
+
+def _system(failure: OSError) -> ArchirError:
+    if failure.errno == errno.ENOSPC:
+        return error("A691", f"the disk is full: {failure.filename or 'while writing'}")
+    what = failure.strerror or type(failure).__name__
+    return error("A692", f"{failure.filename or 'a file'}: {what}")
+
+
+def _internal(failure: Exception) -> ArchirError:
+    if os.environ.get("ARCHIR_DEBUG"):
+        traceback.print_exception(failure)
+    frame = traceback.extract_tb(failure.__traceback__)[-1]
+    return ArchirError(
+        Diagnostic(
+            "A901",
+            f"archir itself is at fault: {type(failure).__name__}: {str(failure)[:300]} "
+            f"({frame.name}, line {frame.lineno})",
+            hint="ARCHIR_DEBUG=1 shows where; please report it with the file that causes it",
+        ),
+        status=BAD_INPUT,
+    )
+
+
+def parse_settings(pairs: tuple[str, ...], flag: str) -> dict[str, AttrValue]:
+    """``k=v`` options as values: numbers, true and false, lists in brackets, else strings.
+
+    Raises:
+        ArchirError: A601, a pair is not of that form.
+    """
+    found: dict[str, AttrValue] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise error("A601", f"{flag} {pair}: expected name=value")
+        found[name.strip()] = parse_value(text.strip())
+    return found
+
+
+def parse_value(text: str) -> AttrValue:
+    """A value as it is written on the command line."""
+    if text.startswith("[") and text.endswith("]"):
+        inner = text[1:-1].strip()
+        return tuple(parse_value(part.strip()) for part in inner.split(",")) if inner else ()
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip('"')

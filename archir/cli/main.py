@@ -1,0 +1,69 @@
+"""The command ``archir``: one verb a file, loaded when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from archir import __version__
+
+VERBS = (
+    "new", "check", "fmt", "show", "cost", "weights", "rules", "rewrite", "prove", "verify",
+    "explain", "train", "eval", "export", "doctor", "tour",
+)  # fmt: skip
+
+
+class Verbs(click.Group):
+    """A group that imports a verb's module only when the verb is used or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"archir.cli.{name.replace('eval', 'evaluate')}")
+        found: click.Command = module.command
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as failure:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, 1)
+            if close:
+                failure.message += f" Did you mean '{close[0]}'?"
+            raise
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archir")
+def group() -> None:
+    """A compiler for neural architectures.
+
+    A network is a program in a .arch file. archir checks it, trains it, rewrites it by rules
+    that are proved to keep what it computes, and exports it to ONNX.
+
+    \b
+    Start with:
+        archir tour                    the whole way, on real images, in a minute
+        archir new resnet20            a network to begin from
+        archir check resnet20.arch     parse, infer shapes, report cost
+
+    Exit status: 0 done; 1 the check failed (not equal, refuted, does not apply); 2 the input
+    file or the usage is wrong; 3 not supported; 130 interrupted.
+    """
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    group(prog_name="archir")

@@ -1,0 +1,181 @@
+"""Certificates: where a network came from, step by step, in a form that can be checked.
+
+A certificate is a chain of steps, each with the state (text, graph, weights) before and after,
+and a digest over the step and the digest before it. ``init`` and ``rewrite`` steps can be
+replayed bit for bit; ``train`` and ``given`` steps are attested by hashes alone, and what they
+made is kept in the lineage folder beside the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archir.diag import error
+from archir.ir.graph import Graph
+from archir.ir.hash import graph_hash, numbering
+from archir.ops.arithmetic import Array
+
+FORMAT = "archir-certificate"
+VERSION = 1
+REPLAYED = ("init", "rewrite")
+ATTESTED = ("given", "train")
+
+
+def text_hash(text: str) -> str:
+    """sha256 (hex) of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_digests: dict[int, tuple[Array, bytes]] = {}
+
+
+def _tensor_digest(array: Array) -> bytes:
+    """The digest of one tensor; kept for tensors that several states share."""
+    known = _digests.get(id(array))
+    if known is not None and known[0] is array:
+        return known[1]
+    whole = np.ascontiguousarray(array)
+    made = hashlib.sha256(f"{whole.dtype.str} {whole.shape}\n".encode())
+    made.update(whole.reshape(-1).view(np.uint8).data)
+    if len(_digests) > 4096:
+        _digests.clear()
+    if not array.flags.writeable:
+        _digests[id(array)] = (array, made.digest())
+    return made.digest()
+
+
+def weights_hash(graph: Graph, weights: Mapping[str, Array]) -> str:
+    """sha256 (hex) over the tensors in the graph's canonical parameter order."""
+    digest = hashlib.sha256(b"archir weights 1\n")
+    for path in numbering(graph).parameters:
+        digest.update(_tensor_digest(weights[path]))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A network at one moment: hashes of its text, its graph and its weights."""
+
+    text: str
+    graph: str
+    weights: str | None
+
+
+def state_of(text: str, graph: Graph, weights: Mapping[str, Array] | None) -> State:
+    """The state of a network."""
+    own = None if weights is None else weights_hash(graph, weights)
+    return State(text_hash(text), graph_hash(graph), own)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a chain. ``facts`` is what its kind records, as JSON values."""
+
+    kind: str
+    before: State | None
+    after: State
+    facts: Mapping[str, Any]
+    digest: str = ""
+
+    def body(self) -> dict[str, Any]:
+        """The step as JSON values, without its digest."""
+        return {
+            "kind": self.kind,
+            "before": None if self.before is None else asdict(self.before),
+            "after": asdict(self.after),
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A chain of steps, and the table from canonical numbers to parameter paths at its end."""
+
+    steps: tuple[Step, ...] = ()
+    parameters: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The arch's parameters that the text was loaded with."""
+
+    def then(
+        self, kind: str, after: State, graph: Graph, facts: Mapping[str, Any]
+    ) -> Certificate:
+        """The chain with one more step."""
+        before = self.steps[-1].after if self.steps else None
+        step = Step(kind, before, after, facts)
+        last = self.steps[-1].digest if self.steps else ""
+        step = replace(step, digest=_digest(last, step))
+        return replace(
+            self, steps=(*self.steps, step), parameters=numbering(graph).parameters
+        )
+
+    def to_json(self) -> str:
+        """The certificate as the text of a ``.cert.json`` file."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "params": dict(self.params),
+            "parameters": list(self.parameters),
+            "steps": [{**step.body(), "digest": step.digest} for step in self.steps],
+        }
+        return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _digest(last: str, step: Step) -> str:
+    body = json.dumps(step.body(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{last}\n{body}".encode()).hexdigest()
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate file.
+
+    Raises:
+        ArchirError: A402, the file is missing, not JSON, of another version or malformed.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(
+            "A402",
+            f"there is no certificate {path.name}",
+            hint="`archir rewrite` and `archir weights init` write one beside the network",
+        ) from None
+    except (ValueError, OSError, RecursionError) as reason:
+        raise error("A402", f"{path.name} is not a certificate: {reason}") from None
+    try:
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise error(
+                "A402",
+                f"{path.name} has format {document['format']!r} version {document['version']!r}; "
+                f"this archir reads {FORMAT} version {VERSION}",
+            )
+        steps = tuple(_step(raw) for raw in document["steps"])
+        return Certificate(steps, tuple(document["parameters"]), dict(document["params"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as reason:
+        raise error("A402", f"{path.name} is malformed: {type(reason).__name__} {reason}") from None
+
+
+def _step(raw: Mapping[str, Any]) -> Step:
+    facts = {k: v for k, v in raw.items() if k not in ("kind", "before", "after", "digest")}
+    before = None if raw["before"] is None else State(**raw["before"])
+    return Step(str(raw["kind"]), before, State(**raw["after"]), facts, str(raw["digest"]))
+
+
+def broken_link(certificate: Certificate) -> str | None:
+    """What is wrong with the chain itself, if anything: a digest, or a state that does not follow."""
+    last, state = "", None
+    for number, step in enumerate(certificate.steps, 1):
+        if step.kind not in REPLAYED + ATTESTED:
+            return f"step {number} is of the unknown kind {step.kind!r}"
+        if _digest(last, step) != step.digest:
+            return f"step {number} ({step.kind}) does not match its digest"
+        if number > 1 and step.before != state:
+            return f"step {number} ({step.kind}) does not start where step {number - 1} ended"
+        last, state = step.digest, step.after
+    return None if certificate.steps else "the certificate has no steps"

@@ -1,0 +1,221 @@
+"""Planning a rule over an axis class: the same map for all that must change together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from archir.diag import error
+from archir.ir.graph import Graph, Node, Value
+from archir.ir.types import AttrValue
+from archir.ops.classes import AxisClass, AxisClasses, Factor, Structure
+from archir.ops.infer import OpError, equations_of, infer, instance_of
+from archir.ops.record import OpSet
+from archir.ops.signature import Axis, Star
+from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
+from archir.rewrite.plan import Plan
+from archir.rewrite.rule import Reshaping, Rule
+from archir.weights.functions import WeightError, shape_of
+from archir.weights.terms import IndexMap, Ref, Term
+
+SUFFIXES = ("out", "in")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a rule does not apply to a class, and the node that blocks it."""
+
+    node: str
+    reason: str
+    hint: str = ""
+
+
+def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
+    """The class that a site names: ``PATH`` or ``PATH.out`` or ``PATH.in``.
+
+    Without a suffix it is the class that the node produces, else the one it carries.
+
+    Raises:
+        ArchirError: A304, the node has no such class; A305, it has several.
+    """
+    name, suffix = site, ""
+    if site not in graph:
+        head, _, tail = site.rpartition(".")
+        if head in graph and tail in SUFFIXES:
+            name, suffix = head, tail
+    node = graph.node(name)
+    wanted = {"out": ("produce", "carry"), "in": ("consume",)}.get(suffix, ("produce",))
+    found = {
+        number
+        for number, held in classes.classes.items()
+        for m in held.members
+        if m.node == name and m.kind in wanted
+    }
+    if not found and suffix != "in":
+        found = _carried(classes, node)
+    if len(found) > 1:
+        free = {n for n in found if not classes.classes[n].obstacles}
+        found = free or found
+    if not found:
+        raise error(
+            "A304",
+            f"`{name}` ({node.op}) has no axis that could change" + (f" as `.{suffix}`" if suffix else ""),
+            node=name,
+            hint="`archir rules FILE` lists the sites",
+        )
+    if len(found) > 1:
+        names = ", ".join(sorted(classes.classes[n].name for n in found))
+        raise error("A305", f"`{site}` belongs to several classes: {names}", node=name)
+    return classes.classes[found.pop()]
+
+
+def _carried(classes: AxisClasses, node: Node) -> set[int]:
+    """The classes on the channel axis of what a node gives (axis 1, or the last of a matrix)."""
+    found: set[int] = set()
+    for port, type_ in enumerate(node.types):
+        if type_.rank > 1:
+            structure = classes.structure(Value(node.name, port), 1)
+            found |= {f.number for segment in structure for f in segment if f.number >= 0}
+    return found
+
+
+def refusal(rule: Rule, held: AxisClass, graph: Graph) -> Refusal | None:
+    """The first obstacle of a class, if it has one."""
+    if not isinstance(held.size, int):
+        return Refusal(held.name, f"its size is the symbol {held.size}")
+    for obstacle in held.obstacles:
+        return Refusal(obstacle.node, obstacle.reason)
+    if not held.members:
+        return Refusal(held.name, "no weight makes or reads that axis")
+    return None
+
+
+def plan_class(
+    rule: Rule,
+    classes: AxisClasses,
+    held: AxisClass,
+    site: str,
+    arguments: Mapping[str, AttrValue],
+    seed: int,
+) -> Plan:
+    """The plan of a rule over a class.
+
+    Raises:
+        ArchirError: A303, the class cannot change there (the blocking node is named).
+    """
+    body = rule.body
+    assert isinstance(body, Reshaping)
+    graph, ops = classes.graph, classes.ops
+    stop = refusal(rule, held, graph)
+    if stop is not None:
+        raise error(
+            "A303",
+            f"`{rule.name}` does not apply at {site}: at {stop.node}, {stop.reason}",
+            node=stop.node,
+            hint=stop.hint,
+        )
+    rng = np.random.Generator(np.random.PCG64(seed))
+    scope = Scope(graph, {**arguments, f"size({body.variable})": held.size}, rng=rng)
+    scope.tensors = {}
+    for condition in rule.where:
+        if not holds(condition, scope):
+            given = ", ".join(f"{k} = {v}" for k, v in arguments.items())
+            raise error(
+                "A302",
+                f"`{rule.name}` wants {text_of(condition)}; "
+                f"the class of {held.name} has {held.size} channels ({given})",
+                node=held.name,
+            )
+    for name, expression in body.lets:
+        scope.names[name] = evaluate(expression, scope)
+    size = _new_size(scope, held)
+    terms = _terms(rule, body, scope, held, graph)
+    after = _resized(graph, ops, classes, held, size)
+    return Plan(rule, site, dict(arguments), seed, graph, after, terms)
+
+
+def _new_size(scope: Scope, held: AxisClass) -> int:
+    maps = [m for m in scope.names.values() if isinstance(m, IndexMap) and m.source == held.size]
+    if len(maps) != 1:
+        raise error("A213", "a rule over a class needs one map over its size", node=held.name)
+    return len(maps[0].entries)
+
+
+def _terms(
+    rule: Rule, body: Reshaping, scope: Scope, held: AxisClass, graph: Graph
+) -> dict[str, Term]:
+    """A parameter that several nodes share, or that holds the class on two axes, is done once an axis."""
+    terms: dict[str, Term] = {}
+    seen: set[tuple[str, int]] = set()
+    for member in held.members:
+        if (member.path, member.axis) in seen:
+            continue
+        seen.add((member.path, member.axis))
+        expression = {"produce": body.produce, "carry": body.carry, "consume": body.consume}[member.kind]
+        term = terms.get(member.path, Ref(member.path))
+        scope.along = Along(term, member.axis, member.structure, held.number)
+        value = evaluate(expression, scope)
+        if not is_term(value):
+            raise error("A211", f"`{member.kind}` gives no weight", span=expression.span)
+        terms[member.path] = value  # type: ignore[assignment]
+    scope.along = None
+    shapes = {
+        p.path: tuple(s for s in p.type.shape if isinstance(s, int)) for p in graph.parameters.values()
+    }
+    for path, term in terms.items():
+        try:
+            shape_of(term, shapes)
+        except WeightError as failure:
+            raise error("A220", f"rule `{rule.name}`, weight `{path}`: {failure}", span=rule.span) from None
+    return terms
+
+
+def _resized(
+    graph: Graph, ops: OpSet, classes: AxisClasses, held: AxisClass, size: int
+) -> Graph:
+    """The graph with every attribute that states a size of the class brought up to date."""
+    builder = graph.edit()
+    for name in held.nodes:
+        node = graph.node(name)
+        op = ops[node.op]
+        if not op.equations:
+            continue
+        use = instance_of(node, graph, ops)
+        attrs = dict(node.attrs)
+        for left, attr in equations_of(op):
+            if isinstance(left, Star):
+                spelled = use.axes.stars[left.name]
+                structures = [classes.structure_of(name, Axis(((n,),))) for n in spelled]
+                sizes = tuple(_measure(classes, s, held, size) for s in structures)
+                attrs[attr] = sizes
+            else:
+                attrs[attr] = _measure(classes, classes.structure_of(name, left), held, size)
+        if attrs != node.attrs:
+            builder.put(replace(node, attrs=attrs))
+    try:
+        return infer(builder.build(), ops)
+    except OpError as failure:
+        raise error(
+            "A303",
+            f"the class of {held.name} cannot take {size} channels: {failure.message}",
+            node=held.name,
+            hint=failure.hint,
+        ) from None
+
+
+def _measure(classes: AxisClasses, structure: Structure, held: AxisClass, size: int) -> int:
+    def extent(factor: Factor) -> int:
+        if factor.number == held.number:
+            return size
+        assert isinstance(factor.size, int)
+        return factor.size
+
+    total = 0
+    for segment in classes.resolved(structure):
+        part = 1
+        for factor in segment:
+            part *= extent(factor)
+        total += part
+    return total

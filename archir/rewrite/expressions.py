@@ -1,0 +1,257 @@
+"""Expressions of a rule: scalars for guards and attributes, terms for weights."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from archir.diag import ArchirError, Span, error
+from archir.ir.graph import Graph, Node, Value
+from archir.ir.types import AttrValue
+from archir.lang import tree as t
+from archir.ops.classes import Structure, lift
+from archir.weights.functions import FUNCTIONS
+from archir.weights.terms import Apply, IndexMap, Ref, Statistic, Term
+
+Result = AttrValue | Term | IndexMap
+MAX_SIZE = 1 << 20
+"""The largest axis a rule may ask for."""
+
+_ARITHMETIC: Mapping[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "+": (operator.add, "add"),
+    "-": (operator.sub, "subtract"),
+    "*": (operator.mul, "multiply"),
+    "/": (operator.truediv, "divide"),
+    "//": (operator.floordiv, ""),
+    "%": (operator.mod, ""),
+}
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Along:
+    """In a rule over a class: the tensor at hand, the axis that holds the class, and how."""
+
+    term: Term
+    axis: int
+    structure: Structure
+    number: int
+
+
+@dataclass
+class Scope:
+    """What the names of an expression stand for."""
+
+    graph: Graph
+    names: dict[str, Result] = field(default_factory=dict)
+    tensors: Mapping[str, Value] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    made: Mapping[str, Mapping[str, AttrValue]] = field(default_factory=dict)
+    """Attributes of the right side's nodes."""
+    rng: np.random.Generator | None = None
+    along: Along | None = None
+
+
+def is_term(value: object) -> bool:
+    """Whether a value is a weight term."""
+    return isinstance(value, Ref | Statistic | Apply)
+
+
+def plain(value: AttrValue) -> AttrValue:
+    """An attribute as a rule sees it: equal entries for all spatial axes are one number."""
+    if isinstance(value, tuple) and value and all(v == value[0] for v in value):
+        return value[0]
+    return value
+
+
+def evaluate(expression: t.Expr, scope: Scope) -> Result:
+    """The value of an expression.
+
+    Raises:
+        ArchirError: A211 and A212, with the expression's span.
+    """
+    match expression:
+        case t.Literal():
+            return expression.value
+        case t.Paren():
+            return evaluate(expression.inner, scope)
+        case t.Name():
+            return _name(expression, scope)
+        case t.ListExpr():
+            return tuple(_scalar(e, scope) for e in expression.items)
+        case t.Unary():
+            value = _scalar(expression.operand, scope)
+            if expression.op == "not":
+                return not value
+            return _safe(operator.neg, (value,), expression.span)
+        case t.Chain():
+            result = evaluate(expression.first, scope)
+            for sign, part in expression.rest:
+                result = _binary(sign, result, evaluate(part, scope), scope, expression.span)
+            return result
+        case t.Compare():
+            sides = _scalar(expression.left, scope), _scalar(expression.right, scope)
+            return bool(_safe(_COMPARE[expression.op], sides, expression.span))
+        case t.Logic():
+            values = (bool(_scalar(e, scope)) for e in expression.items)
+            return all(values) if expression.op == "and" else any(values)
+        case t.Choice():
+            chosen = expression.then if _scalar(expression.condition, scope) else expression.other
+            return evaluate(chosen, scope)
+        case t.Call():
+            return _call(expression, scope)
+    raise error("A211", "a rule's expression cannot hold this", span=expression.span)
+
+
+def _scalar(expression: t.Expr, scope: Scope) -> Any:
+    value = evaluate(expression, scope)
+    if is_term(value) or isinstance(value, IndexMap):
+        raise error("A211", "a number is wanted here, this is a weight", span=expression.span)
+    return value
+
+
+def _safe(function: Callable[..., Any], args: tuple[Any, ...], span: Span) -> Any:
+    try:
+        result = function(*args)
+    except (TypeError, ValueError, ArithmeticError) as reason:
+        raise error("A211", f"this cannot be computed: {reason}", span=span) from None
+    if isinstance(result, int) and abs(result) > 2**53:
+        raise error("A211", "the number is too large", span=span)
+    return result
+
+
+def _name(expression: t.Name, scope: Scope) -> Result:
+    path = expression.path
+    if path in scope.names:
+        return scope.names[path]
+    owner, _, leaf = path.rpartition(".")
+    node = scope.nodes.get(owner)
+    if node is not None and leaf in node.params:
+        return Ref(node.params[leaf])
+    if owner in scope.made and leaf in scope.made[owner]:
+        return plain(scope.made[owner][leaf])
+    if node is not None and leaf in node.attrs:
+        return plain(node.attrs[leaf])
+    if node is not None:
+        known = ", ".join([*node.params, *node.attrs]) or "nothing"
+        hint = f"it has: {known}"
+        raise error("A212", f"`{owner}` ({node.op}) has no `{leaf}`", span=expression.span, hint=hint)
+    known = ", ".join([*scope.names, *scope.tensors, *scope.nodes])
+    raise error("A212", f"`{path}` is not defined", span=expression.span, hint=f"defined: {known}")
+
+
+def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result:
+    compute, function = _ARITHMETIC[sign]
+    if not is_term(a) and not is_term(b):
+        result: Result = _safe(compute, (a, b), span)
+        return result
+    if not function:
+        raise error("A211", f"`{sign}` has no meaning for weights", span=span)
+    if scope.along is not None and isinstance(b, Apply) and b.function == "count":
+        if function in ("multiply", "divide"):
+            return Apply(f"{function}_along", (a, b, scope.along.axis))  # type: ignore[arg-type]
+    return Apply(function, (a, b))  # type: ignore[arg-type]
+
+
+def _call(call: t.Call, scope: Scope) -> Result:
+    name = call.callee.text
+    given = [a.value for a in call.arguments]
+    if name in _OF_TENSORS:
+        return _of_tensor(name, given, scope, call.span)
+    args = [evaluate(e, scope) for e in given]
+    if name in ("min", "max"):
+        result: Result = _safe(min if name == "min" else max, tuple(args), call.span)
+        return result
+    if name == "replicate":
+        return _replicate(args, scope, call.span)
+    if scope.along is not None:
+        args = _lifted(name, args, scope.along)
+    function = FUNCTIONS.get(name)
+    if function is None:
+        raise error("A208", f"there is no weight function `{name}`", span=call.callee.span)
+    return Apply(name, tuple(args))  # type: ignore[arg-type]
+
+
+def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
+    """Within a class, maps speak of the class: spread them over the axis at hand."""
+    out: list[Result] = []
+    for arg in args:
+        if isinstance(arg, IndexMap):
+            out.append(IndexMap(*lift(along.structure, along.number, arg.entries)))
+        else:
+            out.append(arg)
+    if name == "take" and len(out) == 1:
+        return [along.term, out[0], along.axis]
+    return out
+
+
+def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
+    old, new = (args + [None, None])[:2]
+    if not isinstance(old, int) or not isinstance(new, int) or not 0 < old <= new <= MAX_SIZE:
+        raise error(
+            "A211", f"replicate wants 0 < size <= new size <= {MAX_SIZE}, got {old}, {new}", span=span
+        )
+    assert scope.rng is not None
+    more = scope.rng.integers(0, old, new - old)
+    return IndexMap(np.concatenate([np.arange(old), more]), old)
+
+
+_OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
+
+
+def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Result:
+    if not given or not isinstance(given[0], t.Name):
+        raise error("A211", f"`{name}` is asked of a tensor of the pattern", span=span)
+    subject = given[0].path
+    known = scope.names.get(f"size({subject})")
+    if name == "size" and known is not None:
+        return known
+    value = scope.tensors.get(subject)
+    if value is None:
+        known_names = ", ".join(scope.tensors) or "none"
+        raise error("A212", f"no tensor is called `{subject}`", span=span, hint=f"there is: {known_names}")
+    shape = scope.graph.type_of(value).shape
+    if name == "rank":
+        return len(shape)
+    if name == "uses":
+        return sum(port == value.port for _, _, port in scope.graph.readers(value.node))
+    axis = _scalar(given[1], scope) if name == "size" and len(given) > 1 else 1
+    if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        raise error("A211", f"`{subject}` has {len(shape)} axes, none is {axis}", span=span)
+    size = shape[axis]
+    if not isinstance(size, int):
+        raise error("A211", f"axis {axis} of `{subject}` has the symbolic size {size}", span=span)
+    if name in ("mean", "variance"):
+        return Statistic(name, value.node, value.port, size)
+    return size
+
+
+def holds(condition: t.Expr, scope: Scope) -> bool:
+    """Whether a guard holds; a guard that cannot be computed does not.
+
+    Raises:
+        ArchirError: the guard names something that does not exist.
+    """
+    try:
+        return bool(_scalar(condition, scope))
+    except ArchirError as failure:
+        if failure.diagnostics[0].code == "A211":
+            return False
+        raise
+
+
+def text_of(expression: t.Expr) -> str:
+    """An expression as it is written."""
+    span = expression.span
+    return " ".join(span.source.text[span.start : span.end].split())

@@ -1,0 +1,104 @@
+"""The rule library: rule files that installed packages offer, and the user's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from archir.diag import Source, error
+from archir.ops.record import OpSet
+from archir.rewrite.rule import Rule
+from archir.rewrite.rulefile import parse_rules
+
+GROUP = "archir.rules"
+
+
+class Library(Mapping[str, Rule]):
+    """Rules by name; a value, passed explicitly."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules: dict[str, Rule] = {}
+        for rule in rules:
+            other = self._rules.setdefault(rule.name, rule)
+            if other is not rule:
+                raise error(
+                    "A203",
+                    f"two rules are named `{rule.name}`: in {other.package} and in {rule.package}",
+                    span=rule.span,
+                )
+
+    def __getitem__(self, name: str) -> Rule:
+        return self._rules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def find(self, name: str) -> Rule:
+        """The rule of a name.
+
+        Raises:
+            ArchirError: A604, with the nearest names.
+        """
+        if name in self._rules:
+            return self._rules[name]
+        close = difflib.get_close_matches(name, list(self._rules), 1)
+        hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(self._rules)}"
+        raise error("A604", f"there is no rule `{name}`", hint=hint)
+
+    def joined(self, rules: Sequence[Rule]) -> Library:
+        """This library with more rules."""
+        return Library([*self._rules.values(), *rules])
+
+
+def rules_in(folder: Traversable, ops: OpSet, package: str) -> list[Rule]:
+    """The rules of every ``.rule`` file of a folder, files in the order of their names."""
+    found: list[Rule] = []
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".rule"):
+            source = Source(entry.name, entry.read_text(encoding="utf-8"))
+            found.extend(parse_rules(source, ops, package))
+    return found
+
+
+def installed(ops: OpSet, points: Sequence[EntryPoint] | None = None) -> Library:
+    """The rules of all installed packages.
+
+    Raises:
+        ArchirError: A203, two packages offer rules of one name; A214, a package cannot be read.
+    """
+    found: list[Rule] = []
+    for point in entry_points(group=GROUP) if points is None else points:
+        owner = point.dist.name if point.dist is not None else point.value
+        try:
+            folder = files(point.value)
+        except (ImportError, TypeError) as reason:
+            raise error(
+                "A214",
+                f"the rules of `{owner}` cannot be read: {reason}",
+                hint=f"install {owner} again",
+            ) from None
+        found.extend(rules_in(folder, ops, owner))
+    return Library(found)
+
+
+def read_rule_file(path: Path, ops: OpSet) -> list[Rule]:
+    """The rules of a user's file.
+
+    Raises:
+        ArchirError: A607, the file cannot be read; A2xx, what is wrong in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        what = reason.strerror if isinstance(reason, OSError) else "it is not UTF-8 text"
+        raise error("A607", f"cannot read {path}: {what}") from None
+    return parse_rules(Source(str(path), text), ops, str(path))
+
+

@@ -1,0 +1,223 @@
+"""Finding where a pattern applies, and why it does not elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from archir.diag import ArchirError
+from archir.ir.graph import Graph, Node, Value
+from archir.ir.types import AttrValue
+from archir.lang import tree as t
+from archir.ops.infer import OpError, bind_attrs
+from archir.ops.record import OpSet
+from archir.rewrite.expressions import Scope, evaluate, holds, plain, text_of
+from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a pattern was found: variables, pattern nodes and bound attributes."""
+
+    root: str
+    variables: Mapping[str, Value]
+    nodes: Mapping[str, Node]
+    scalars: Mapping[str, AttrValue]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a pattern does not match: how far it got, and the node that stopped it."""
+
+    matched: int
+    node: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass
+class _State:
+    variables: dict[str, Value]
+    nodes: dict[str, Node]
+    scalars: dict[str, AttrValue]
+
+    def copy(self) -> _State:
+        return _State(dict(self.variables), dict(self.nodes), dict(self.scalars))
+
+
+class Matcher:
+    """Matches one rule's left side in one graph."""
+
+    def __init__(
+        self, rule: Rule, graph: Graph, ops: OpSet, arguments: Mapping[str, AttrValue]
+    ) -> None:
+        assert isinstance(rule.body, Rewriting)
+        self.rule, self.graph, self.ops, self.arguments = rule, graph, ops, arguments
+        self.pattern: Pattern = rule.body.match
+        self.best: Failure | None = None
+
+    @property
+    def root(self) -> PatternNode:
+        """The pattern node whose match names the site: the last one."""
+        return self.pattern.nodes[-1]
+
+    def all(self) -> Iterator[Match]:
+        """Every match, in the order of their roots."""
+        for node in self.graph:
+            if node.op == self.root.op:
+                found = self.at(node)
+                if isinstance(found, Match):
+                    yield found
+
+    def at(self, node: Node) -> Match | Failure:
+        """The match rooted at a node, or the best failure."""
+        self.best = None
+        start = _State({}, {}, dict(self.arguments))
+        for state in self._node(self.root, node, start):
+            for full in self._rest(state):
+                match = Match(node.name, full.variables, full.nodes, full.scalars)
+                if self._allowed(match):
+                    return match
+        return self.best or Failure(0, node.name, "it does not match")
+
+    def _fail(self, state: _State, node: str, reason: str, hint: str = "") -> None:
+        if self.best is None or len(state.nodes) >= self.best.matched:
+            self.best = Failure(len(state.nodes), node, reason, hint)
+
+    def _rest(self, state: _State) -> Iterator[_State]:
+        """Match pattern nodes that the root does not reach, through what they share with it."""
+        left = [p for p in self.pattern.nodes if p.name not in state.nodes]
+        if not left:
+            yield state
+            return
+        pattern = left[-1]
+        for node in self._candidates(pattern, state):
+            for found in self._node(pattern, node, state.copy()):
+                yield from self._rest(found)
+
+    def _candidates(self, pattern: PatternNode, state: _State) -> list[Node]:
+        for operand in pattern.operands:
+            if operand.variable in state.variables:
+                value = state.variables[operand.variable]
+                return [r for r, _, port in self.graph.readers(value.node) if port == value.port]
+        return [node for node in self.graph if node.op == pattern.op]
+
+    def _node(self, pattern: PatternNode, node: Node, state: _State) -> Iterator[_State]:
+        if node.op != pattern.op:
+            self._fail(state, node.name, f"it is `{node.op}`, the rule wants `{pattern.op}`")
+            return
+        if len(node.inputs) != len(pattern.operands):
+            self._fail(
+                state,
+                node.name,
+                f"it reads {len(node.inputs)} tensors, the rule wants {len(pattern.operands)}",
+            )
+            return
+        if any(held is node for held in state.nodes.values()):
+            return
+        state.nodes[pattern.name] = node
+        if not self._attrs(pattern, node, state):
+            return
+        yield from self._operands(pattern, node, 0, state)
+
+    def _operands(
+        self, pattern: PatternNode, node: Node, index: int, state: _State
+    ) -> Iterator[_State]:
+        if index == len(pattern.operands):
+            yield state
+            return
+        operand, value = pattern.operands[index], node.inputs[index]
+        if operand.variable is not None:
+            held = state.variables.setdefault(operand.variable, value)
+            if held != value:
+                self._fail(state, node.name, f"`{operand.variable}` would be {held} and {value}")
+                return
+            yield from self._operands(pattern, node, index + 1, state)
+            return
+        assert operand.node is not None
+        inner = self.pattern.node(operand.node)
+        assert inner is not None
+        if value.port != operand.port:
+            self._fail(state, value.node, "it is read through another output")
+            return
+        if operand.node in state.nodes:
+            if state.nodes[operand.node].name == value.node:
+                yield from self._operands(pattern, node, index + 1, state)
+            return
+        for found in self._node(inner, self.graph.node(value.node), state.copy()):
+            yield from self._operands(pattern, node, index + 1, found)
+
+    def _attrs(self, pattern: PatternNode, node: Node, state: _State) -> bool:
+        for name, expression in pattern.attrs.items():
+            actual = plain(node.attrs[name])
+            if isinstance(expression, t.Name) and expression.path not in state.scalars:
+                state.scalars[expression.path] = actual
+                continue
+            scope = Scope(self.graph, dict(state.scalars), state.variables, state.nodes)
+            wanted = self._normal(node, name, evaluate(expression, scope))
+            if plain(wanted) != actual:
+                self._fail(
+                    state, node.name, f"its {name} is {_show(actual)}, the rule wants {_show(wanted)}"
+                )
+                return False
+        return True
+
+    def _normal(self, node: Node, name: str, value: object) -> AttrValue:
+        types = tuple(self.graph.type_of(v) for v in node.inputs)
+        try:
+            return bind_attrs(self.ops[node.op], {**node.attrs, name: value}, types)[name]  # type: ignore[dict-item]
+        except OpError:
+            return None
+
+    def _allowed(self, match: Match) -> bool:
+        """The guards hold, and nothing else reads what the rule takes away."""
+        state = _State(dict(match.variables), dict(match.nodes), dict(match.scalars))
+        scope = Scope(self.graph, dict(match.scalars), self.tensors(match), match.nodes)
+        for condition in self.rule.where:
+            try:
+                fine = holds(condition, scope)
+            except ArchirError as failure:
+                self._fail(state, match.root, failure.diagnostics[0].message)
+                return False
+            if not fine:
+                self._fail(state, match.root, f"the rule wants {text_of(condition)}")
+                return False
+        return self._free(match, state)
+
+    def _free(self, match: Match, state: _State) -> bool:
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        inside = {node.name for node in match.nodes.values()}
+        shown = {
+            (o.node, o.port) for name, o in body.match.bindings.items() if name in body.replace.bindings
+        }
+        for name, node in match.nodes.items():
+            if body.replace.node(name) is not None:
+                continue
+            for port in range(len(node.types)):
+                if (name, port) in shown:
+                    continue
+                if any(o.value == Value(node.name, port) for o in self.graph.outputs):
+                    self._fail(state, node.name, "it is an output of the network")
+                    return False
+                for reader, _, read in self.graph.readers(node.name):
+                    if read == port and reader.name not in inside:
+                        self._fail(state, reader.name, f"it also reads `{node.name}`")
+                        return False
+        return True
+
+    def tensors(self, match: Match) -> dict[str, Value]:
+        """Names of the pattern that stand for values."""
+        out = dict(match.variables)
+        for name, operand in self.pattern.bindings.items():
+            if operand.node is not None:
+                out[name] = Value(match.nodes[operand.node].name, operand.port)
+            elif operand.variable is not None:
+                out[name] = match.variables[operand.variable]
+        for name, node in match.nodes.items():
+            out.setdefault(name, Value(node.name))
+        return out
+
+
+def _show(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,183 @@
+"""The sides of a rule: statements of the language, read as patterns.
+
+In a pattern the first positional arguments of an operator are tensors, as many as it takes
+(all of them for `add` and `concat`); what follows states attributes. On the left side a bare
+name in the place of an attribute stands for whatever is there, and binds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from archir.diag import Diagnostic, Span
+from archir.lang import tree as t
+from archir.ops.record import Op, OpSet
+from archir.rewrite.rule import Pattern, PatternNode, PatternOperand
+
+OPERATORS = {"+": "add", "*": "mul"}
+
+
+class PatternReader:
+    """Reads the statements of one side into a :class:`Pattern`."""
+
+    def __init__(self, ops: OpSet, errors: list[Diagnostic], scalars: Sequence[str]) -> None:
+        self.ops, self.errors, self.scalars = ops, errors, scalars
+        self.nodes: list[PatternNode] = []
+        self.bindings: dict[str, PatternOperand] = {}
+        self._pending: list[tuple[str | None, int]] = []
+
+    def complain(self, code: str, message: str, span: Span, hint: str = "") -> PatternOperand:
+        self.errors.append(Diagnostic(code, message, span, hint=hint))
+        return PatternOperand("")
+
+    def read(self, statements: Sequence[t.Statement]) -> Pattern:
+        """The pattern of a list of statements."""
+        for statement in statements:
+            if not isinstance(statement, t.Bind):
+                self.complain("A209", "a pattern holds `name = ...` statements only", statement.span)
+                continue
+            first = len(self.nodes)
+            value = self.value(statement.value)
+            if len(self.nodes) == first + 1 and self._label(first) is None:
+                self._rename(first, statement.targets[0].text)
+                value = PatternOperand(None, self.nodes[first].name)
+            for port, target in enumerate(statement.targets):
+                self.bindings[target.text] = (
+                    value if value.node is None else PatternOperand(None, value.node, port)
+                )
+        self._settle()
+        return Pattern(tuple(self.nodes), dict(self.bindings))
+
+    # Nodes are first named by number; labels and unique operator names replace the numbers.
+
+    def _label(self, index: int) -> str | None:
+        return self._pending[index][0]
+
+    def _rename(self, index: int, name: str) -> None:
+        old = self.nodes[index].name
+        self._pending[index] = (name, index)
+        self._swap({old: name})
+
+    def _swap(self, names: dict[str, str]) -> None:
+        def operand(o: PatternOperand) -> PatternOperand:
+            return PatternOperand(o.variable, names.get(o.node, o.node), o.port) if o.node else o
+
+        self.nodes = [
+            PatternNode(
+                names.get(n.name, n.name), n.op, tuple(map(operand, n.operands)), n.attrs, n.span
+            )
+            for n in self.nodes
+        ]
+        self.bindings = {k: operand(v) for k, v in self.bindings.items()}
+
+    def _settle(self) -> None:
+        """Unlabelled nodes take their operator's name, numbered where it is not unique."""
+        names: dict[str, str] = {}
+        taken = {label for label, _ in self._pending if label}
+        free = [n for n, (label, _) in zip(self.nodes, self._pending, strict=True) if not label]
+        count: dict[str, int] = {}
+        for node in free:
+            count[node.op] = count.get(node.op, 0) + 1
+        seen: dict[str, int] = {}
+        for node in free:
+            seen[node.op] = seen.get(node.op, 0) + 1
+            name = node.op if count[node.op] == 1 else f"{node.op}{seen[node.op]}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            names[node.name] = name
+        self._swap(names)
+        doubled = {n.name for n in self.nodes if sum(m.name == n.name for m in self.nodes) > 1}
+        for node in self.nodes:
+            if node.name in doubled:
+                self.complain("A209", f"two operators are named `{node.name}`", node.span)
+                return
+
+    def _add(
+        self,
+        op: Op,
+        operands: Sequence[PatternOperand],
+        attrs: dict[str, t.Expr],
+        label: t.Ident | None,
+        span: Span,
+    ) -> PatternOperand:
+        least, most = op.operands
+        if not least <= len(operands) <= (len(operands) if most is None else most):
+            return self.complain(
+                "A209", f"`{op.name}` takes {least} tensor(s), got {len(operands)}", span
+            )
+        name = label.text if label else f"?{len(self.nodes)}"
+        self.nodes.append(PatternNode(name, op.name, tuple(operands), attrs, span))
+        self._pending.append((label.text if label else None, len(self.nodes) - 1))
+        return PatternOperand(None, name)
+
+    def value(self, expression: t.Expr) -> PatternOperand:
+        """What an expression stands for, adding the nodes it makes."""
+        if isinstance(expression, t.Paren):
+            return self.value(expression.inner)
+        if isinstance(expression, t.Name):
+            return self.bindings.get(expression.path, PatternOperand(expression.path))
+        if isinstance(expression, t.Call):
+            return self._call(expression, (), None)
+        if isinstance(expression, t.Stage):
+            return self._stage(expression, ())
+        if isinstance(expression, t.Pipeline):
+            value = self.value(expression.head)
+            for stage in expression.stages:
+                value = self._stage(stage, (value,))
+            return value
+        if isinstance(expression, t.Chain):
+            signs = {sign for sign, _ in expression.rest}
+            if len(signs) == 1 and (sign := signs.pop()) in OPERATORS:
+                parts = [self.value(e) for e in (expression.first, *(e for _, e in expression.rest))]
+                return self._add(self.ops[OPERATORS[sign]], parts, {}, None, expression.span)
+        return self.complain("A209", "a pattern cannot hold this", expression.span)
+
+    def _stage(self, stage: t.Stage, piped: tuple[PatternOperand, ...]) -> PatternOperand:
+        if stage.count is not None:
+            return self.complain("A209", "a pattern cannot repeat", stage.span)
+        if isinstance(stage.body, t.Paren):
+            first = len(self.nodes)
+            value = self.value(stage.body.inner)
+            if stage.label is not None and len(self.nodes) > first and value.node:
+                index = next(i for i, n in enumerate(self.nodes) if n.name == value.node)
+                self._rename(index, stage.label.text)
+                return PatternOperand(None, stage.label.text)
+            return value
+        return self._call(stage.body, piped, stage.label)
+
+    def _call(
+        self, call: t.Call, piped: tuple[PatternOperand, ...], label: t.Ident | None
+    ) -> PatternOperand:
+        op = self.ops.get(call.callee.text)
+        if op is None:
+            close = difflib.get_close_matches(call.callee.text, list(self.ops), 1)
+            return self.complain(
+                "A210",
+                f"there is no operator `{call.callee.text}`",
+                call.callee.span,
+                f"did you mean `{close[0]}`?" if close else "",
+            )
+        operands = list(piped)
+        attrs: dict[str, t.Expr] = {}
+        most = op.operands[1]
+        position = 0
+        for argument in call.arguments:
+            if argument.keyword is not None:
+                name = argument.keyword.text
+            elif most is None or len(operands) < most:
+                operands.append(self.value(argument.value))
+                continue
+            elif position < len(op.attrs):
+                name = op.attrs[position].name
+                position += 1
+            else:
+                return self.complain("A209", f"`{op.name}` has no further attribute", argument.span)
+            if op.attr(name) is None:
+                known = ", ".join(a.name for a in op.attrs) or "none"
+                return self.complain(
+                    "A209", f"`{op.name}` has no attribute `{name}`", argument.span, f"it has: {known}"
+                )
+            attrs[name] = argument.value
+        return self._add(op, operands, attrs, label, call.span)

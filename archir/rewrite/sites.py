@@ -1,0 +1,241 @@
+"""Sites: where rules apply, how a user names them, and why they do not apply elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from archir.diag import ArchirError, error
+from archir.ir.graph import Graph
+from archir.ir.types import AttrValue
+from archir.ops.classes import AxisClasses
+from archir.ops.record import OpSet
+from archir.rewrite.class_rules import SUFFIXES, class_at, plan_class, refusal
+from archir.rewrite.match import Failure, Match, Matcher
+from archir.rewrite.pattern_rules import plan_pattern
+from archir.rewrite.plan import Plan
+from archir.rewrite.rule import Reshaping, Rule, RuleParameter
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a rule applies. ``size`` is that of the class, for rules over one."""
+
+    rule: str
+    at: str
+    size: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rule}@{self.at}"
+
+
+class Planner:
+    """Finds sites in one graph and plans rules there. The classes are built when first needed."""
+
+    def __init__(self, graph: Graph, ops: OpSet) -> None:
+        self.graph, self.ops = graph, ops
+        self._classes: AxisClasses | None = None
+
+    @property
+    def classes(self) -> AxisClasses:
+        """The graph's axis classes."""
+        if self._classes is None:
+            self._classes = AxisClasses(self.graph, self.ops)
+        return self._classes
+
+    def sites(self, rule: Rule) -> list[Site]:
+        """Every site of a rule, in program order."""
+        if isinstance(rule.body, Reshaping):
+            return [
+                Site(rule.name, held.name, held.size if isinstance(held.size, int) else None)
+                for held in self.classes.classes.values()
+                if refusal(rule, held, self.graph) is None
+            ]
+        matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
+        return [Site(rule.name, match.root) for match in matcher.all()]
+
+    def plan(
+        self, rule: Rule, at: str, arguments: Mapping[str, AttrValue], seed: int = 0
+    ) -> Plan:
+        """Plan a rule at one site.
+
+        Raises:
+            ArchirError: A30x, the rule does not apply there (the node to blame is named); A605,
+                there is no such site.
+        """
+        site = self.resolve(rule, at)
+        bound = bind_arguments(rule, arguments, site)
+        if isinstance(rule.body, Reshaping):
+            held = class_at(self.classes, self.graph, site)
+            return plan_class(rule, self.classes, held, site, bound, seed)
+        matcher = Matcher(rule, self.graph, self.ops, bound)
+        found = matcher.at(self.graph.node(site))
+        if isinstance(found, Failure):
+            where = "" if found.node == site else f"at {found.node}, "
+            raise error(
+                "A302",
+                f"`{rule.name}` does not apply at {site}: {where}{found.reason}",
+                node=found.node,
+                hint=found.hint or self._elsewhere(rule),
+            )
+        return plan_pattern(rule, matcher, found, bound, seed)
+
+    def _elsewhere(self, rule: Rule) -> str:
+        sites = self.sites(rule)
+        if not sites:
+            return "it applies nowhere in this network"
+        shown = ", ".join(s.at for s in sites[:4])
+        return f"it applies at {shown}" + (f" and {len(sites) - 4} more" if len(sites) > 4 else "")
+
+    def resolve(self, rule: Rule, at: str) -> str:
+        """The node (with a suffix, for a class) that a user's words name.
+
+        A full path, a scope that holds one site, or an ending of a path that fits one node.
+
+        Raises:
+            ArchirError: A605 (no such place), A606 (several sites fit).
+        """
+        name = at.removeprefix(f"{rule.name}@")
+        if name in self.graph:
+            return name
+        head, _, tail = name.rpartition(".")
+        if isinstance(rule.body, Reshaping) and tail in SUFFIXES and head in self.graph:
+            return name
+        if any(n.name.startswith(f"{name}.") for n in self.graph):
+            return self._within(rule, name)
+        ends = [n.name for n in self.graph if n.name.endswith(f".{name}")]
+        if len(ends) == 1:
+            return ends[0]
+        close = difflib.get_close_matches(name, [n.name for n in self.graph], 3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`archir rules FILE` lists the sites"
+        if ends:
+            raise error("A606", f"`{name}` fits several nodes: {', '.join(ends[:6])}")
+        raise error("A605", f"the network has no node `{name}`", hint=hint)
+
+    def _within(self, rule: Rule, scope: str) -> str:
+        inside = [s.at for s in self.sites(rule) if s.at.startswith(f"{scope}.")]
+        if len(inside) == 1:
+            return inside[0]
+        if inside:
+            raise _several(rule, inside, f"within {scope}")
+        raise error(
+            "A302",
+            f"`{rule.name}` applies nowhere within {scope}",
+            node=scope,
+            hint=self._elsewhere(rule),
+        )
+
+    def choose(self, rule: Rule, at: str | None, seed: int) -> list[str]:
+        """The sites that ``--at`` means: one, ``all``, ``random``, a glob, or the only one.
+
+        Raises:
+            ArchirError: A302 (none), A605, A606 (several, without ``--at``).
+        """
+        if at is not None and at not in ("all", "random") and not any(c in at for c in "*?["):
+            return [at]
+        sites = [s.at for s in self.sites(rule)]
+        if not sites:
+            raise self._nowhere(rule)
+        if at is None:
+            if len(sites) > 1:
+                raise _several(rule, sites, "in this network")
+            return sites
+        if at == "all":
+            return sites
+        if at == "random":
+            rng = np.random.Generator(np.random.PCG64(seed))
+            return [sites[int(rng.integers(len(sites)))]]
+        chosen = [s for s in sites if fnmatch.fnmatchcase(s, at)]
+        if not chosen:
+            raise error("A605", f"no site of `{rule.name}` fits `{at}`", hint=self._elsewhere(rule))
+        return chosen
+
+    def _nowhere(self, rule: Rule) -> ArchirError:
+        """The best failed match, or the first class's obstacle."""
+        best = Failure(-1, self.graph.name, "nothing like it occurs")
+        if isinstance(rule.body, Reshaping):
+            for held in self.classes.classes.values():
+                stop = refusal(rule, held, self.graph)
+                if stop is not None and held.members:
+                    best = Failure(0, stop.node, stop.reason, stop.hint)
+                    break
+        else:
+            matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
+            for node in self.graph:
+                found = matcher.at(node) if node.op == matcher.root.op else None
+                if isinstance(found, Failure) and found.matched > best.matched:
+                    best = found
+        return error(
+            "A302",
+            f"`{rule.name}` applies nowhere in this network; nearest: at {best.node}, {best.reason}",
+            node=best.node,
+            hint=best.hint,
+        )
+
+
+def _several(rule: Rule, sites: Sequence[str], where: str) -> ArchirError:
+    shown = "\n".join(f"  {rule.name}@{s}" for s in sites[:20])
+    more = f"\n  ... and {len(sites) - 20} more" if len(sites) > 20 else ""
+    return error(
+        "A606",
+        f"`{rule.name}` applies at {len(sites)} sites {where}; choose with --at:\n{shown}{more}",
+        hint="--at PATH, a glob, `all`, or `random` with --seed",
+    )
+
+
+def _defaults(rule: Rule) -> dict[str, AttrValue]:
+    return {p.name: p.default for p in rule.parameters if p.default is not None}
+
+
+def bind_arguments(
+    rule: Rule, given: Mapping[str, AttrValue], site: str
+) -> dict[str, AttrValue]:
+    """The rule's parameters: given values, then defaults.
+
+    Raises:
+        ArchirError: A608 (unknown or missing), A307 (a value that the rule cannot take).
+    """
+    known = {p.name: p for p in rule.parameters}
+    for name in given:
+        if name not in known:
+            has = ", ".join(known) or "none"
+            raise error("A608", f"`{rule.name}` has no parameter `{name}` (it has: {has})")
+    out: dict[str, AttrValue] = {}
+    for name, parameter in known.items():
+        value = given.get(name, parameter.default)
+        if value is None:
+            raise error(
+                "A608",
+                f"`{rule.name}` needs `{name}`",
+                hint=f"--set {name}={'24' if parameter.kind == 'int' else '...'}",
+            )
+        out[name] = _fits(rule, parameter, value, site)
+    return out
+
+
+def _fits(rule: Rule, parameter: RuleParameter, value: AttrValue, site: str) -> AttrValue:
+    kind = parameter.kind
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind == "float" and whole:
+        return float(value)  # type: ignore[arg-type]
+    fine = {
+        "int": whole,
+        "odd": whole and value % 2 == 1,  # type: ignore[operator]
+        "even": whole and value % 2 == 0,  # type: ignore[operator]
+        "float": isinstance(value, float),
+        "bool": isinstance(value, bool),
+    }[kind]
+    if not fine or (whole and not 0 <= value <= 2**20):  # type: ignore[operator]
+        article = "an" if kind in ("int", "odd", "even") else "a"
+        noun = {"int": "integer", "odd": "odd number", "even": "even number", "float": "number"}
+        raise error(
+            "A307",
+            f"`{rule.name}` does not apply at {site}: `{parameter.name}` is {article} "
+            f"{noun.get(kind, 'true or false')}, got {value}",
+            node=site,
+        )
+    return value
