@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,18 +44,30 @@ class Frame:
     opset: int
     names: dict[Value, str]
     taken: set[str]
+    node_names: set[str]
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
     """By parameter path, in the order of first use."""
 
     def unique(self, name: str) -> str:
         """A name no value has yet: the one asked for, or one made of it."""
-        made, number = name, 1
-        while made in self.taken:
-            number += 1
-            made = f"{name}.{number}"
-        self.taken.add(made)
-        return made
+        return _free(name, self.taken)
+
+    def emit(
+        self, op: str, inputs: Sequence[str], results: Sequence[str], name: str, **attrs: Any
+    ) -> None:
+        """Emit a node on the way to others, under this name or one made of it."""
+        name = _free(name, self.node_names)
+        self.nodes.append(helper.make_node(op, inputs, results, name=name, **attrs))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    made, number = name, 1
+    while made in taken:
+        number += 1
+        made = f"{name}.{number}"
+    taken.add(made)
+    return made
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class Site:
     def helper(self, role: str, op: str, *inputs: str, **attrs: Any) -> str:
         """Emit a node on the way to the results, named PATH/ROLE; returns its result."""
         name = self.frame.unique(f"{self.node.name}/{role}")
-        self.frame.nodes.append(helper.make_node(op, inputs, [name], name=name, **attrs))
+        self.frame.emit(op, inputs, [name], name, **attrs)
         return name
 
     def constant(self, role: str, values: Array) -> str:

@@ -87,9 +87,7 @@ def skeleton(
         LOWER[node.op](Site(frame, node, types, tuple(frame.names[v] for v in node.inputs)))
     for output in results:
         if frame.names[output.value] != output.name:
-            name = frame.names[output.value]
-            made = helper.make_node("Identity", [name], [output.name], name=output.name)
-            frame.nodes.append(made)
+            frame.emit("Identity", [frame.names[output.value]], [output.name], output.name)
     proto = helper.make_graph(
         frame.nodes,
         graph.name,
@@ -123,7 +121,7 @@ def _named(
                 node=name,
             )
         taken.add(name)
-    frame = Frame(graph, weights, opset, {}, taken)
+    frame = Frame(graph, weights, opset, {}, taken, {node.name for node in graph})
     direct: dict[Value, str] = {}
     for output in results:
         if graph.node(output.value.node).op not in ("input", "parameter"):
