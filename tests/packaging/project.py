@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -43,3 +45,19 @@ def imports(module: str, path: Path) -> list[str]:
             if len(known) < len(named):
                 found.append(base)
     return found
+
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build a `wheel` or an `sdist` of a project into a folder, with the setuptools at hand."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BUILD.format(kind), str(out)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out / done.stdout.splitlines()[-1]

@@ -11,23 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .project import FOLDERS, ROOT, SETUPTOOLS, modules
+from .project import FOLDERS, ROOT, SETUPTOOLS, build, modules
 
 pytestmark = pytest.mark.xdist_group("wheel")
-
-BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
-
-
-def build(kind: str, source: Path, out: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BUILD.format(kind), str(out)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out / done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
