@@ -97,6 +97,9 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[Weights, dict[str, str]]
         raise error(
             "A613", f"{path} holds a tensor of an element type that archir has no use for: {reason}"
         ) from reason
+    for name, array in found.items():
+        if array.dtype.name not in _NUMPY.values():
+            raise error("A613", f"{path}: {name} is {array.dtype}, which archir has no use for")
     return dict(found), _metadata(path, stored.get(_KEY))
 
 
