@@ -122,13 +122,13 @@ def parse_settings(pairs: tuple[str, ...], flag: str) -> dict[str, AttrValue]:
     """``k=v`` options as values: numbers, true and false, lists in brackets, else strings.
 
     Raises:
-        ArchirError: A601, a pair is not of that form.
+        ArchirError: A609, a pair is not of that form.
     """
     found: dict[str, AttrValue] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
-            raise error("A601", f"{flag} {pair}: expected name=value")
+            raise error("A609", f"{flag} {pair}: expected name=value")
         found[name.strip()] = parse_value(text.strip())
     return found
 

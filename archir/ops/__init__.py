@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from archir.diag import error
 from archir.ops import conv, elementwise, norm, pool, shape, source
 from archir.ops.record import OpSet
 
@@ -10,3 +14,28 @@ BUILTIN = (*source.OPS, *conv.OPS, *norm.OPS, *elementwise.OPS, *pool.OPS, *shap
 
 STANDARD = OpSet(BUILTIN)
 """The standard operator set."""
+
+
+@lru_cache(maxsize=1)
+def installed_ops() -> OpSet:
+    """The operators of all installed packages (entry points ``archir.ops``).
+
+    Raises:
+        ArchirError: A116, two packages offer an operator of one name, or one cannot be read.
+    """
+    owners: dict[str, str] = {}
+    records = []
+    for point in entry_points(group="archir.ops"):
+        owner = point.dist.name if point.dist is not None else point.value
+        try:
+            found = point.load()
+        except (ImportError, AttributeError) as reason:
+            raise error("A116", f"the operators of `{owner}` cannot be read: {reason}") from None
+        for op in found:
+            if op.name in owners:
+                raise error(
+                    "A116", f"`{owners[op.name]}` and `{owner}` both offer an operator `{op.name}`"
+                )
+            owners[op.name] = owner
+            records.append(op)
+    return OpSet(records) if owners.keys() != STANDARD.keys() else STANDARD

@@ -9,7 +9,7 @@ import numpy as np
 
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.ops.record import Attr, Attrs, Kind, Mode, Op, SameAs, Sample
+from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, SameAs, Sample
 from archir.ops.window import extents, ints, windows
 
 
@@ -81,6 +81,7 @@ MAX_POOL = Op(
     equations={"*k": "kernel"},
     derive=extents,
     reference=_max_pool,
+    laws=frozenset({Law.ORDERED}),
     field="the maximum of a window is a sum of entries of a fixed random table",
     samples=(
         Sample((_t(2, 3, 6, 8),), {"kernel": 2}),
@@ -122,6 +123,7 @@ GLOBAL_MAX_POOL = Op(
     doc="The largest entry over all spatial axes; the result has none.",
     signature="x[n, c, *s] -> [n, c]",
     reference=_global_max,
+    laws=frozenset({Law.ORDERED}),
     field="the maximum is a sum of entries of a fixed random table",
     samples=(Sample((_t(2, 3, 5, 7),)), Sample((_t(2, 3, 4),))),
 )

@@ -48,6 +48,8 @@ class Law(enum.Enum):
     POSITIVELY_HOMOGENEOUS = "positively_homogeneous"
     COMMUTATIVE = "commutative"
     RANDOM_IN_TRAINING = "random_in_training"
+    ORDERED = "ordered"
+    """What it computes depends on an order, which a field does not have."""
 
 
 REQUIRED: Any = object()

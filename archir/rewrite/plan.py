@@ -18,6 +18,7 @@ from archir.ops.arithmetic import Array, Floating
 from archir.ops.record import Law, OpSet
 from archir.rewrite.rule import Rule
 from archir.weights.functions import WeightError, evaluate, shape_of
+from archir.weights.store import numpy_dtype
 from archir.weights.terms import Ref, Statistic, Term, compose
 
 
@@ -118,7 +119,7 @@ def apply_terms(
         if term is None:
             out[path] = weights[path]
             continue
-        dtype = _numpy_dtype(parameter.type.dtype)
+        dtype = numpy_dtype(parameter.type.dtype)
         value = evaluate(term, Floating(_wide(dtype)), weights, measured)
         out[path] = np.ascontiguousarray(value, dtype=dtype)
     return out
@@ -129,11 +130,6 @@ def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     if dtype.kind != "f":
         return np.dtype(np.float64)
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
-
-
-def _numpy_dtype(name: str) -> np.dtype[np.generic]:
-    names = {"f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32"}
-    return np.dtype(names.get(name, "float32"))
 
 
 def check_shapes(plan: Plan) -> None:

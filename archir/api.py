@@ -1,0 +1,497 @@
+"""The compiler for Python users and for the command line: load, rewrite, check, save.
+
+    net = archir.load("net.arch")
+    net.rewrite("deepen", at="stem").save("deeper.arch")
+    module = net.to_torch()
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from archir.diag import ArchirError, Source, error
+from archir.files import check_target, writing
+from archir.ir.graph import Graph, Value
+from archir.ir.types import AttrValue
+from archir.lang import edit, load as load_program
+from archir.lang.program import Program
+from archir.ops import installed_ops
+from archir.ops.arithmetic import Array
+from archir.ops.cost import Cost, cost
+from archir.ops.record import OpSet
+from archir.proof.certificate import Certificate, read_certificate, state_of
+from archir.proof.drift import Drift, Forward, measure, outputs
+from archir.proof.lineage import Lineage, folder_of
+from archir.proof.prove import verdict_for
+from archir.proof.replay import Finding, verify
+from archir.proof.uses import Use, check_plan, wanted_statistics
+from archir.rewrite.library import Library, installed, read_rule_file
+from archir.rewrite.plan import Plan, apply_terms, compose_terms
+from archir.rewrite.rule import Rule
+from archir.rewrite.sites import Planner, Site
+from archir.target import backends
+from archir.weights.init import init_weights
+from archir.weights.store import Weights, check_weights, load_weights, save_weights
+from archir.weights.terms import Statistic, Term
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_TEXT = 64_000_000
+"""Bytes of text that are read at most."""
+
+
+@dataclass(frozen=True)
+class Application:
+    """One rule to be applied: where, and with what."""
+
+    rule: str
+    at: str | None = None
+    arguments: Mapping[str, AttrValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data for statistics: a batch for each input, and what it is."""
+
+    feeds: Mapping[str, Array]
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What a rewrite did."""
+
+    network: Network
+    uses: tuple[Use, ...]
+    drift: Drift | None
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: its program, its weights if it has any, and where it came from.
+
+    Immutable; every operation gives a new one.
+    """
+
+    program: Program
+    weights: Mapping[str, Array] | None
+    certificate: Certificate
+    lineage: Lineage
+    ops: OpSet
+    library: Library
+    path: Path | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph."""
+        return self.program.graph
+
+    @property
+    def text(self) -> str:
+        """The program's text."""
+        return self.program.source.text
+
+    @functools.cached_property
+    def planner(self) -> Planner:
+        """Finds sites and plans rules; keeps the axis classes."""
+        return Planner(self.graph, self.ops)
+
+    def cost(self) -> Cost:
+        """Parameters, MACs and activation memory for a batch of one."""
+        return cost(self.graph, self.ops)
+
+    def sites(self, rule: str | None = None) -> list[Site]:
+        """Where a rule (or every rule of the library) applies."""
+        chosen = [self.library.find(rule)] if rule else list(self.library.values())
+        return [site for r in chosen for site in self.planner.sites(r)]
+
+    def explain(self, rule: str, at: str, **arguments: AttrValue) -> ArchirError | Plan:
+        """The plan of a rule at a site, or the error that says why there is none."""
+        found = self.library.find(rule)
+        try:
+            return self.planner.plan(found, at, arguments)
+        except ArchirError as failure:
+            return failure
+
+    def rewrite(
+        self, rule: str, at: str | None = None, *, seed: int = 0, **arguments: AttrValue
+    ) -> Network:
+        """Apply a rule and return the new network.
+
+        Args:
+            rule: The rule's name.
+            at: The site; may be left out where there is only one.
+            seed: For the rule's random maps.
+            **arguments: The rule's parameters.
+
+        Raises:
+            ArchirError: the rule does not apply (A30x), or a check failed (A40x).
+        """
+        return rewrite(self, [Application(rule, at, arguments)], seed=seed).network
+
+    def init(self, seed: int = 0, *, random_statistics: bool = False) -> Network:
+        """The network with initial weights, at the start of a new chain of steps."""
+        weights = init_weights(self.graph, self.ops, seed, random_statistics=random_statistics)
+        made = replace(self, weights=frozen(weights), certificate=self._fresh_chain())
+        return made.stepped("init", {"seed": seed, "random_statistics": random_statistics})
+
+    def _fresh_chain(self) -> Certificate:
+        return Certificate(params=dict(self.program.params))
+
+    def with_weights(self, weights: Mapping[str, Array], kind: str, facts: Mapping[str, Any]) -> Network:
+        """The network with other weights, as one more attested step.
+
+        Raises:
+            ArchirError: A611 and A612, the weights do not fit.
+        """
+        check_weights(self.graph, weights)
+        start = self._established()
+        lineage = start.lineage
+        if start.certificate.steps:
+            digest = start.certificate.steps[-1].after.weights
+            lineage = lineage.with_parent(self.text, self.weights, digest)
+        return replace(start, weights=frozen(weights), lineage=lineage).stepped(kind, facts)
+
+    def stepped(self, kind: str, facts: Mapping[str, Any]) -> Network:
+        """The network with one more step in its chain, ending in what it is now."""
+        state = state_of(self.text, self.graph, self.weights)
+        return replace(self, certificate=self.certificate.then(kind, state, self.graph, facts))
+
+    def _established(self) -> Network:
+        """A chain that ends in the present state; a new one where none does."""
+        state = state_of(self.text, self.graph, self.weights)
+        steps = self.certificate.steps
+        if steps and steps[-1].after == state:
+            return self
+        if self.weights is None:
+            return replace(self, certificate=self._fresh_chain()).stepped("given", {"weights": None})
+        note = "edited since its certificate was written" if steps else "no certificate"
+        return replace(self, certificate=self._fresh_chain()).stepped("given", {"note": note})
+
+    def verify(self, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
+        """Check the certificate: hashes, and a replay of every step that can be replayed."""
+        return verify(
+            self.certificate, self.program, self.weights, self.lineage, self.ops, progress
+        )
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write text, weights, certificate and lineage; none replaces a file without ``force``.
+
+        Raises:
+            ArchirError: A602, A603.
+        """
+        target = Path(path)
+        files = [target]
+        if self.weights is not None:
+            files.append(weights_path(target))
+        if self.certificate.steps:
+            files.append(certificate_path(target))
+        for file in files:
+            check_target(file, force=force)
+        if self.certificate.steps:
+            self.lineage.save(self.certificate, folder_of(target))
+        if self.weights is not None:
+            save_weights(weights_path(target), dict(self.weights), {}, force=force)
+        if self.certificate.steps:
+            with writing(certificate_path(target), force=force) as temporary:
+                temporary.write_text(self.certificate.to_json(), encoding="utf-8")
+        with writing(target, force=force) as temporary:
+            temporary.write_text(self.text, encoding="utf-8")
+        return target
+
+    def to_torch(self) -> torch.fx.GraphModule:
+        """The network as a ``torch.fx.GraphModule`` whose state_dict keys are the paths.
+
+        Raises:
+            ArchirError: A503, torch is not installed.
+        """
+        backend: Any = backends()["torch"]
+        module: torch.fx.GraphModule = backend.lower(self.graph, self.weights, self.ops)
+        return module
+
+    def export(self, path: str | Path, *, opset: int = 20, force: bool = False) -> Any:
+        """Write an ONNX file that ONNX Runtime agrees with; returns the backend's report.
+
+        Raises:
+            ArchirError: A503, A5xx; A600, the network has no weights.
+        """
+        if self.weights is None:
+            raise no_weights(self.path)
+        backend: Any = backends()["onnx"]
+        digest = self.certificate.steps[-1].digest if self.certificate.steps else ""
+        metadata = {"archir.certificate": digest} if digest else {}
+        return backend.export(
+            self.graph, self.weights, path, opset=opset, force=force, metadata=metadata
+        )
+
+
+def no_weights(path: Path | None) -> ArchirError:
+    """The error of a command that wants weights."""
+    name = path.with_suffix(".safetensors").name if path else "weights"
+    return error(
+        "A600",
+        f"the network has no weights ({name} does not exist)",
+        hint="`archir train`, `archir weights init`, or --init SEED",
+    )
+
+
+def weights_path(path: Path) -> Path:
+    """Where the weights of a network's file are by default."""
+    return path.with_suffix(".safetensors")
+
+
+def certificate_path(path: Path) -> Path:
+    """Where the certificate of a network's file is."""
+    return path.with_suffix(".cert.json")
+
+
+def frozen(weights: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Weights that nothing can change by accident."""
+    for array in weights.values():
+        array.flags.writeable = False
+    return dict(weights)
+
+
+def read_source(path: str | Path) -> Source:
+    """The text of a file.
+
+    Raises:
+        ArchirError: A601, it cannot be read or is no text.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_TEXT:
+            raise error("A601", f"{file} has more than {MAX_TEXT:,} bytes: that is no network's text")
+        return Source(str(path), file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise error("A601", f"{file} is not UTF-8 text") from None
+    except (OSError, ValueError) as reason:
+        what = reason.strerror if isinstance(reason, OSError) else str(reason)
+        raise error("A601", f"cannot read {file}: {what}") from None
+
+
+def library(ops: OpSet, rule_files: Sequence[str | Path] = ()) -> Library:
+    """The installed rules, and those of the user's files."""
+    found = installed(ops)
+    more = [rule for file in rule_files for rule in read_rule_file(Path(file), ops)]
+    return found.joined(more) if more else found
+
+
+def load(
+    path: str | Path,
+    *,
+    params: Mapping[str, AttrValue] | None = None,
+    weights: str | Path | None = None,
+    rules: Sequence[str | Path] = (),
+) -> Network:
+    """Load a network: its text, and the weights and certificate beside it where they exist.
+
+    Args:
+        path: The ``.arch`` file.
+        params: Parameters of the arch; where None, those its certificate names, else defaults.
+        weights: A safetensors file other than the default beside the text.
+        rules: Rule files beside the installed rules.
+
+    Raises:
+        ArchirError: what is wrong with the text, the weights or the rules.
+    """
+    file = Path(path)
+    source = read_source(file)
+    ops = installed_ops()
+    certificate = Certificate()
+    if certificate_path(file).is_file():
+        certificate = read_certificate(certificate_path(file))
+    chosen = dict(certificate.params) if params is None else dict(params)
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+    program = load_program(source, ops, chosen)
+    tensors: Weights | None = None
+    where = Path(weights) if weights is not None else weights_path(file)
+    if weights is not None or where.is_file():
+        tensors = load_weights(where)
+        check_weights(program.graph, tensors)
+    return Network(
+        program,
+        None if tensors is None else frozen(tensors),
+        replace(certificate, params=chosen),
+        Lineage(folders=(folder_of(file),)),
+        ops,
+        library(ops, rules),
+        file,
+    )
+
+
+def engine() -> Forward | None:
+    """The fastest installed engine for running networks: torch's ``forward``, or None."""
+    try:
+        return backends()["torch"].forward
+    except ArchirError:
+        return None
+
+
+def calibrated(network: Network, plan: Plan, data: Calibration | None) -> dict[Statistic, Array]:
+    """Channel means and variances (biased) of the values that a plan asks for."""
+    wanted = wanted_statistics(plan)
+    if not wanted or data is None or network.weights is None:
+        return {}
+    values = list(dict.fromkeys(Value(s.node, s.port) for s in wanted))
+    found = outputs(network.graph, network.weights, network.ops, engine(), data.feeds, values)
+    measured = {}
+    for statistic in wanted:
+        array = found[values.index(Value(statistic.node, statistic.port))].astype(np.float64)
+        over = tuple(i for i in range(array.ndim) if i != 1)
+        vector = array.mean(axis=over) if statistic.kind == "mean" else array.var(axis=over)
+        measured[statistic] = vector
+    return measured
+
+
+@dataclass
+class _Progress:
+    """A rewrite in the making: the graph so far, and the terms not yet applied to tensors."""
+
+    graph: Graph
+    weights: Mapping[str, Array] | None
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    measured: dict[Statistic, Array] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
+
+    def settle(self) -> Mapping[str, Array] | None:
+        """Apply the pending terms."""
+        if self.weights is not None and self.terms:
+            self.weights = apply_terms(self.terms, self.graph, self.weights, self.measured)
+        self.terms, self.measured = {}, {}
+        return self.weights
+
+
+def rewrite(
+    network: Network,
+    applications: Sequence[Application],
+    *,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+    limits: Mapping[str, int] | None = None,
+    unproved: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Rewritten:
+    """Apply rules, all or none: plan, check exactly, move the weights, measure the drift.
+
+    Args:
+        network: The parent.
+        applications: The rules in order; a site may be a glob, ``all`` or ``random``.
+        seed: For random maps and random sites.
+        calibration: Data for statistics that rules ask for.
+        limits: Largest ``params`` and ``macs`` of the result.
+        unproved: Whether rules without a verdict may run.
+        report: Called with a line about each step of the work.
+
+    Raises:
+        ArchirError: A30x (does not apply), A31x (limits, verdict), A40x (a check failed).
+    """
+    work = _Progress(network.graph, network.weights)
+    for number, application in enumerate(applications):
+        rule = network.library.find(application.rule)
+        verdict = _permitted(rule, network.ops, unproved=unproved)
+        planner = network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
+        for site in planner.choose(rule, application.at, seed):
+            if work.graph is not planner.graph:
+                planner = Planner(work.graph, network.ops)
+            report(f"{rule.name}@{site}")
+            plan = planner.plan(rule, site, application.arguments, seed + number)
+            _use(network, work, plan, verdict, calibration)
+    return _finished(network, work, limits or {})
+
+
+def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
+    verdict = verdict_for(rule, ops)
+    facts: Mapping[str, Any] = verdict.to_json()
+    if verdict.kind == "refuted":
+        raise error(
+            "A310", f"`{rule.name}` is refuted: it does not do what it promises", span=rule.span,
+            hint=f"`archir prove` shows the counterexample of `{rule.name}`",
+        )
+    if verdict.kind == "unknown" and not unproved:
+        raise error(
+            "A311", f"`{rule.name}` has no verdict", span=rule.span,
+            hint="--unproved runs it all the same, and the certificate says so",
+        )
+    return facts
+
+
+def _use(
+    network: Network,
+    work: _Progress,
+    plan: Plan,
+    verdict: Mapping[str, Any],
+    calibration: Calibration | None,
+) -> None:
+    checks, skipped = check_plan(plan, network.ops)
+    measured: dict[Statistic, Array] = {}
+    facts = None
+    if wanted_statistics(plan) and calibration is not None and work.weights is not None:
+        held = replace(network, program=replace(network.program, graph=work.graph), weights=work.settle())
+        measured = calibrated(held, plan, calibration)
+        count = len(next(iter(calibration.feeds.values())))
+        facts = {"data": calibration.name, "sha256": calibration.sha256, "count": count}
+    work.uses.append(Use(plan, tuple(checks), skipped, measured, facts, verdict))
+    work.terms = compose_terms(work.terms, plan.terms, plan.after)
+    work.measured.update(measured)
+    work.graph = plan.after
+
+
+def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> Rewritten:
+    before, after = network.cost(), cost(work.graph, network.ops)
+    for name, most in limits.items():
+        found = getattr(after, name)
+        if found > most:
+            raise error("A312", f"the result would have {found:,} {name}, the limit is {most:,}")
+    weights = work.settle()
+    text = edit(network.program, work.graph, network.ops)
+    source = Source(network.program.source.name, text)
+    program = load_program(source, network.ops, dict(network.program.params))
+    drift = None
+    if weights is not None and network.weights is not None:
+        weights = frozen({path: weights[path] for path in program.graph.parameters})
+        sides = (network.graph, network.weights), (program.graph, weights)
+        drift = measure(*sides, network.ops, engine())
+        if any(u.plan.rule.contract.function for u in work.uses) and not drift.fine:
+            raise error(
+                "A403",
+                f"with these weights the outputs differ by {drift.value:.3g} of their largest, "
+                "though the rewrite is exact: they are too badly scaled for float32"
+                if drift.finite
+                else "with these weights the outputs are not finite",
+            )
+    start = network._established()  # noqa: SLF001 - the module's own class
+    digest = start.certificate.steps[-1].after.weights
+    made = replace(
+        start,
+        program=program,
+        weights=weights,
+        lineage=start.lineage.with_parent(network.text, network.weights, digest),
+        path=None,
+    )
+    facts = {
+        "uses": [u.facts() for u in work.uses],
+        "drift": None if drift is None else asdict(drift),
+    }
+    return Rewritten(made.stepped("rewrite", facts), tuple(work.uses), drift, before, after)
+
+
+__all__ = [
+    "Application",
+    "Calibration",
+    "Network",
+    "Rewritten",
+    "library",
+    "load",
+    "rewrite",
+]

@@ -1,0 +1,102 @@
+"""How far rounding moves the outputs: both networks with their real weights, in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from archir.ir.graph import Graph, Value
+from archir.ops.arithmetic import Array, Floating
+from archir.ops.evaluate import run
+from archir.ops.record import OpSet
+from archir.proof.exact import shape_in_check
+
+Forward = Callable[..., list[Array]]
+LIMIT = 1e-3
+"""What no exact rewrite in float32 comes near; beyond it the weights are not fit to be compared."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """max|a-b| / max|a| over all outputs, and how it was measured."""
+
+    value: float
+    engine: str
+    dtype: str
+    batch: int
+    finite: bool
+
+    @property
+    def fine(self) -> bool:
+        """Whether the outputs are finite and agree within ``LIMIT``."""
+        return self.finite and self.value <= LIMIT
+
+
+def random_feeds(graph: Graph, seed: int, batch: int) -> dict[str, Array]:
+    """Standard normal inputs, float32, by name."""
+    rng = np.random.Generator(np.random.PCG64([seed, 0xD21F7]))
+    return {
+        name: rng.standard_normal(
+            shape_in_check(graph.type_of(Value(name)), batch), dtype=np.float32
+        )
+        for name in graph.inputs
+    }
+
+
+def distance(a: Array, b: Array) -> float:
+    """max|a-b| / max|a|, in double precision; 0 where both are zero."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    scale = float(np.abs(a64).max(initial=0.0))
+    gap = float(np.abs(a64 - b64).max(initial=0.0))
+    if scale == 0:
+        return 0.0 if gap == 0 else float("inf")
+    return gap / scale
+
+
+def measure(
+    before: tuple[Graph, Mapping[str, Array]],
+    after: tuple[Graph, Mapping[str, Array]],
+    ops: OpSet,
+    forward: Forward | None,
+    *,
+    seed: int = 0,
+    batch: int = 2,
+) -> Drift:
+    """Run both networks in evaluation mode on the same random batch.
+
+    Args:
+        before: The parent and its weights.
+        after: The child and its weights.
+        ops: The operators.
+        forward: A backend's ``forward``; the NumPy reference runs where it is None.
+        seed: Of the batch.
+        batch: How many samples.
+    """
+    feeds = random_feeds(before[0], seed, batch)
+    sides = [outputs(graph, weights, ops, forward, feeds) for graph, weights in (before, after)]
+    finite = all(bool(np.isfinite(a).all()) for side in sides for a in side)
+    value = 0.0
+    if finite:
+        value = max((distance(a, b) for a, b in zip(*sides, strict=True)), default=0.0)
+    engine = "numpy" if forward is None else "torch"
+    return Drift(value, engine, "float32", batch, finite)
+
+
+def outputs(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    ops: OpSet,
+    forward: Forward | None,
+    feeds: Mapping[str, Array],
+    values: list[Value] | None = None,
+) -> list[Array]:
+    """Values of a network in evaluation mode (its outputs by default)."""
+    wanted = values if values is not None else [o.value for o in graph.outputs]
+    if forward is not None:
+        return forward(graph, weights, feeds, values=wanted)
+    fed: dict[Value, Any] = {Value(name): array for name, array in feeds.items()}
+    found = run(graph, ops, Floating(np.float32), fed, weights, wanted=wanted)
+    return [found.values[v] for v in wanted]

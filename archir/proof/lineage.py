@@ -1,0 +1,109 @@
+"""The lineage folder: parents of a network, each under the hash of its content."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from archir.diag import error
+from archir.files import writing
+from archir.ir.graph import Graph
+from archir.ops.arithmetic import Array
+from archir.proof.certificate import ATTESTED, Certificate, text_hash, weights_hash
+from archir.weights.store import load_weights, save_weights
+
+
+def folder_of(path: Path) -> Path:
+    """The lineage folder of a network's file."""
+    return path.with_suffix(".lineage")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What is known of a network's parents: in memory, and in folders."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
+
+    def with_parent(
+        self, text: str, weights: Mapping[str, Array] | None, weights_digest: str | None
+    ) -> Lineage:
+        """This lineage with one more parent."""
+        texts = {**self.texts, text_hash(text): text}
+        held = dict(self.weights)
+        if weights is not None and weights_digest is not None:
+            held[weights_digest] = weights
+        return Lineage(texts, held, self.folders)
+
+    def text(self, digest: str) -> str:
+        """A parent's text.
+
+        Raises:
+            ArchirError: A404, it is missing or its content has another hash.
+        """
+        if digest in self.texts:
+            return self.texts[digest]
+        path = self._find(f"{digest}.arch")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if text_hash(text) != digest:
+            raise error("A404", f"{path} was changed: its content does not have the hash in its name")
+        return text
+
+    def tensors(self, digest: str, graph: Graph) -> Mapping[str, Array]:
+        """A parent's weights.
+
+        Raises:
+            ArchirError: A404, they are missing or have another hash.
+        """
+        if digest in self.weights:
+            return self.weights[digest]
+        path = self._find(f"{digest}.safetensors")
+        found = load_weights(path)
+        if set(graph.parameters) - set(found) or weights_hash(graph, found) != digest:
+            raise error("A404", f"{path} was changed: its content does not have the hash in its name")
+        return found
+
+    def _find(self, name: str) -> Path:
+        for folder in self.folders:
+            if (folder / name).is_file():
+                return folder / name
+        raise error(
+            "A404",
+            f"the parent {name[:12]}... is missing",
+            hint="the .lineage folder belongs to the network: copy it along",
+        )
+
+    def save(self, certificate: Certificate, folder: Path) -> None:
+        """Write to a folder what replaying a certificate needs and is not there yet."""
+        texts, tensors = needed(certificate)
+        if texts or tensors:
+            folder.mkdir(exist_ok=True)
+        for digest in texts:
+            target = folder / f"{digest}.arch"
+            if not target.exists():
+                with writing(target) as temporary:
+                    temporary.write_text(self.text(digest), encoding="utf-8")
+        for digest in tensors:
+            target = folder / f"{digest}.safetensors"
+            if target.exists():
+                continue
+            if digest in self.weights:
+                save_weights(target, dict(self.weights[digest]), {})
+            else:
+                with writing(target) as temporary:
+                    shutil.copyfile(self._find(target.name), temporary)
+
+
+def needed(certificate: Certificate) -> tuple[list[str], list[str]]:
+    """Hashes of the texts and of the weights of all earlier states that cannot be replayed."""
+    earlier = certificate.steps[:-1]
+    texts = dict.fromkeys(step.after.text for step in earlier)
+    tensors = dict.fromkeys(
+        step.after.weights
+        for step in earlier
+        if step.kind in ATTESTED and step.after.weights is not None
+    )
+    return list(texts), list(tensors)

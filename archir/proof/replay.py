@@ -1,0 +1,208 @@
+"""Checking a certificate: the chain, the files at its end, and every step that can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from archir.diag import ArchirError, Source
+from archir.ir.hash import numbering
+from archir.ir.types import AttrValue
+from archir.lang import edit, load
+from archir.lang.program import Program
+from archir.ops.arithmetic import Array
+from archir.ops.record import OpSet
+from archir.proof.certificate import (
+    ATTESTED,
+    Certificate,
+    State,
+    Step,
+    broken_link,
+    state_of,
+)
+from archir.proof.lineage import Lineage
+from archir.proof.uses import check_facts, check_plan, decode
+from archir.rewrite.plan import apply_terms
+from archir.rewrite.rulefile import parse_rules
+from archir.rewrite.sites import Planner
+from archir.weights.init import init_weights
+from archir.weights.store import check_weights
+from archir.weights.terms import Statistic
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked: what, whether it holds, and how it was found out."""
+
+    subject: str
+    holds: bool
+    how: str
+    detail: str = ""
+
+
+@dataclass
+class _Moment:
+    """A state while it is replayed."""
+
+    program: Program
+    weights: Mapping[str, Array] | None
+
+
+def verify(
+    certificate: Certificate,
+    program: Program,
+    weights: Mapping[str, Array] | None,
+    lineage: Lineage,
+    ops: OpSet,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Finding]:
+    """Check everything that a certificate says of a network.
+
+    Each finding says how it was established: by hash, by replay, or attested (hashes of what
+    training made; nothing can replay that here).
+    """
+    findings = [_chain(certificate)]
+    if not findings[0].holds and not certificate.steps:
+        return findings
+    findings += _files(certificate, program, weights)
+    moment: _Moment | None = None
+    for number, step in enumerate(certificate.steps, 1):
+        progress(f"step {number}: {step.kind}")
+        last = number == len(certificate.steps)
+        end = _Moment(program, weights) if last else None
+        try:
+            found, moment = _step(number, step, moment, end, lineage, certificate, ops)
+        except ArchirError as failure:
+            found, moment = [Finding(_name(number, step), False, "replay", _text(failure))], None
+        except (KeyError, TypeError, ValueError, AttributeError) as reason:
+            detail = f"the step is malformed: {type(reason).__name__} {reason}"
+            found, moment = [Finding(_name(number, step), False, "replay", detail)], None
+        findings += found
+    return findings
+
+
+def _text(failure: ArchirError) -> str:
+    return "; ".join(d.message for d in failure.diagnostics)
+
+
+def _name(number: int, step: Step) -> str:
+    uses = step.facts.get("uses")
+    what = ""
+    if isinstance(uses, list):
+        what = " " + ", ".join(f"{u.get('rule')}@{u.get('site')}" for u in uses if isinstance(u, dict))
+    return f"step {number}: {step.kind}{what}"
+
+
+def _chain(certificate: Certificate) -> Finding:
+    wrong = broken_link(certificate)
+    return Finding("chain of digests", wrong is None, "hash", wrong or f"{len(certificate.steps)} steps")
+
+
+def _files(
+    certificate: Certificate, program: Program, weights: Mapping[str, Array] | None
+) -> list[Finding]:
+    end = certificate.steps[-1].after
+    found: list[Finding] = []
+    paths = numbering(program.graph).parameters
+    if paths == certificate.parameters:
+        found.append(Finding("parameter names", True, "hash", f"{len(paths)} in canonical order"))
+    else:
+        pairs = zip(paths, certificate.parameters, strict=False)
+        detail = next((f"`{a}` stands where `{b}` was" for a, b in pairs if a != b), "their number differs")
+        found.append(Finding("parameter names", False, "hash", detail))
+    if weights is not None:
+        try:
+            check_weights(program.graph, weights)
+        except ArchirError as failure:
+            found.append(Finding("weights", False, "hash", _text(failure)))
+            weights = None
+    now = state_of(program.source.text, program.graph, weights)
+    for subject, a, b in (
+        ("text", now.text, end.text),
+        ("graph", now.graph, end.graph),
+        ("weights", now.weights, end.weights),
+    ):
+        if subject == "weights" and any(f.subject == "weights" for f in found):
+            continue
+        detail = "" if a == b else f"{_short(a)} found, {_short(b)} certified"
+        found.append(Finding(subject, a == b, "hash", detail))
+    return found
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
+
+
+def _step(
+    number: int,
+    step: Step,
+    before: _Moment | None,
+    end: _Moment | None,
+    lineage: Lineage,
+    certificate: Certificate,
+    ops: OpSet,
+) -> tuple[list[Finding], _Moment | None]:
+    name = _name(number, step)
+    params = certificate.params
+    if step.kind in ATTESTED:
+        moment = end or _parent(step.after, lineage, params, ops)
+        same = state_of(moment.program.source.text, moment.program.graph, moment.weights) == step.after
+        detail = "" if same else "what is kept of it has other hashes"
+        return [Finding(name, same, "attested", detail)], moment
+    if step.kind == "init":
+        text = end.program.source.text if end else lineage.text(step.after.text)
+        made = load(Source("parent.arch", text), ops, params)
+        weights = init_weights(
+            made.graph, ops, step.facts["seed"], random_statistics=step.facts["random_statistics"]
+        )
+        moment = _Moment(made, weights)
+        return [_compared(name, moment, step.after)], moment
+    if before is None:
+        return [Finding(name, False, "replay", "its parent could not be established")], None
+    return _rewrite(name, step, before, ops)
+
+
+def _parent(
+    state: State, lineage: Lineage, params: Mapping[str, AttrValue], ops: OpSet
+) -> _Moment:
+    program = load(Source("parent.arch", lineage.text(state.text)), ops, params)
+    weights = None if state.weights is None else lineage.tensors(state.weights, program.graph)
+    return _Moment(program, weights)
+
+
+def _compared(name: str, moment: _Moment, wanted: State) -> Finding:
+    found = state_of(moment.program.source.text, moment.program.graph, moment.weights)
+    for subject in ("graph", "text", "weights"):
+        a, b = getattr(found, subject), getattr(wanted, subject)
+        if a != b:
+            detail = f"its {subject} come out as {_short(a)}, {_short(b)} is certified"
+            return Finding(name, False, "replay", detail)
+    return Finding(name, True, "replay", "bit for bit")
+
+
+def _rewrite(
+    name: str, step: Step, before: _Moment, ops: OpSet
+) -> tuple[list[Finding], _Moment | None]:
+    program, weights = before.program, before.weights
+    graph = program.graph
+    for use in step.facts["uses"]:
+        (rule,) = parse_rules(Source(f"{use['rule']}.rule", use["rule_text"]), ops, "certificate")
+        if rule.hash != use["rule_hash"] or rule.name != use["rule"]:
+            return [Finding(name, False, "replay", "the rule's text does not have its hash")], None
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in use["arguments"].items()}
+        plan = Planner(graph, ops).plan(rule, use["site"], arguments, use["seed"])
+        checks, skipped = check_plan(plan, ops)
+        if {c.mode: check_facts(c) for c in checks} != use["exact"] or skipped != use["not_claimed"]:
+            return [Finding(name, False, "replay", "the exact check does not come out as certified")], None
+        measured = {_statistic(raw): decode(raw["values"]) for raw in use["measured"]}
+        if weights is not None:
+            weights = apply_terms(plan.terms, plan.after, weights, measured)
+        graph = plan.after
+    text = edit(program, graph, ops)
+    moment = _Moment(load(Source("parent.arch", text), ops, dict(program.params)), weights)
+    return [_compared(name, moment, step.after)], moment
+
+
+def _statistic(raw: Mapping[str, Any]) -> Statistic:
+    return Statistic(raw["kind"], raw["node"], raw["port"], raw["channels"])

@@ -1,0 +1,123 @@
+"""One use of a rule: planned, checked in every mode it claims, and written down as facts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from archir.diag import error
+from archir.ops.arithmetic import Array, Rational
+from archir.ops.record import Law, Mode, OpSet
+from archir.rewrite.plan import Plan, dropout_in, region_of
+from archir.proof.exact import ExactCheck, check_use
+from archir.weights.terms import Statistic, statistics
+
+SMALL = 20_000
+"""Up to how many numbers exact fractions may decide what the field cannot."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A checked use of a rule."""
+
+    plan: Plan
+    checks: tuple[ExactCheck, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Modes that the rule claims but this use does not, with the reason."""
+    measured: Mapping[Statistic, Array] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
+    verdict: Mapping[str, Any] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The use as JSON values, enough to replay it bit for bit."""
+        rule = self.plan.rule
+        return {
+            "rule": rule.name,
+            "rule_text": rule.text,
+            "rule_hash": rule.hash,
+            "site": self.plan.site,
+            "arguments": {k: _json(v) for k, v in self.plan.arguments.items()},
+            "seed": self.plan.seed,
+            "verdict": self.verdict,
+            "exact": {c.mode: check_facts(c) for c in self.checks},
+            "not_claimed": dict(self.skipped),
+            "calibration": self.calibration,
+            "measured": [
+                {**asdict(s), "values": encode(array)} for s, array in self.measured.items()
+            ],
+        }
+
+
+def check_facts(check: ExactCheck) -> dict[str, Any]:
+    """An exact check as JSON values (its time is no part of a certificate)."""
+    return {
+        "equal": check.equal,
+        "field": check.field,
+        "nodes": check.nodes,
+        "numbers": check.numbers,
+    }
+
+
+def _json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def encode(array: Array) -> str:
+    """A vector of doubles as base64 of its little-endian bytes."""
+    return base64.b64encode(np.asarray(array, "<f8").tobytes()).decode()
+
+
+def decode(text: str) -> Array:
+    """The vector that :func:`encode` wrote."""
+    return np.frombuffer(base64.b64decode(text), "<f8").copy()
+
+
+def wanted_statistics(plan: Plan) -> list[Statistic]:
+    """The calibration statistics that a plan reads, each once."""
+    return list(dict.fromkeys(s for term in plan.terms.values() for s in statistics(term)))
+
+
+def check_plan(plan: Plan, ops: OpSet, *, seed: int = 0) -> tuple[list[ExactCheck], dict[str, str]]:
+    """Check a plan in every mode its rule claims.
+
+    Raises:
+        ArchirError: A401, the two sides differ; the value and the first entry are named.
+    """
+    checks: list[ExactCheck] = []
+    skipped: dict[str, str] = {}
+    region = region_of(plan)
+    for mode in plan.rule.contract.function:
+        random = dropout_in(region, ops) if mode == "train" else None
+        if random is not None:
+            skipped[mode] = f"active dropout at {random}"
+            continue
+        checks.append(_decide(plan, ops, mode, seed))
+    return checks, skipped
+
+
+def _decide(plan: Plan, ops: OpSet, mode: Mode, seed: int) -> ExactCheck:
+    check = check_use(plan, ops, mode, seed=seed)
+    if check.equal:
+        return check
+    region = region_of(plan)
+    ordered = [
+        n.name for n in (*region.before, *region.after) if Law.ORDERED in ops[n.op].laws
+    ]
+    if ordered and check.numbers <= SMALL:
+        check = check_use(plan, ops, mode, seed=seed, arithmetic=Rational())
+        if check.equal:
+            return check
+    wrong = check.mismatch
+    assert wrong is not None
+    raise error(
+        "A401",
+        f"`{plan.rule.name}` at {plan.site} changes the function in {mode} mode: "
+        f"{wrong.value} differs in {wrong.count} of {wrong.total} entries "
+        f"(first at {list(wrong.index)}, in {check.field})",
+        node=wrong.value,
+        hint=f"`archir prove {plan.rule.name}` looks for a small counterexample",
+    )
