@@ -47,10 +47,53 @@ CODES: dict[str, Code] = {
         "wrong kind of block parameter",
         "A parameter of a block is a scalar (`width`, `stride = 1`) or a tensor (`skip: tensor`).",
     ),
+    "A100": Code(
+        "no arch, or several",
+        "A file holds any number of blocks and exactly one arch, which stands last.",
+    ),
+    "A101": Code(
+        "unknown name",
+        "A name is used that nothing above it binds: neither a binding, an input, a parameter of "
+        "the block, nor a `let`.",
+    ),
+    "A102": Code(
+        "unknown operator or block",
+        "What is called is neither an operator, nor a block of this file, nor one of the functions "
+        "channels, size, rank, min, max.",
+    ),
+    "A103": Code(
+        "bound twice",
+        "A name is bound once in a body; a block has a name of its own that no operator has.",
+    ),
     "A104": Code(
         "wrong number of tensors",
         "An operator was given more or fewer tensors than it takes. In a pipeline the piped value "
         "is the first of them; further tensors stand first in the parentheses.",
+    ),
+    "A105": Code(
+        "two nodes or parameters of one path",
+        "Every node has a path: its label or its binding within the instance of the block it "
+        "stands in. Two nodes came to the same one; label one of them.",
+    ),
+    "A106": Code(
+        "a layer needs a label",
+        "An operator that holds parameters and is not the only one of its kind in its binding or "
+        "block has no name of its own, and its weights no stable path. Write `name: operator`.",
+    ),
+    "A107": Code(
+        "wrong kind of value",
+        "A tensor stands where a scalar is wanted, or the other way round. Tensors are bound and "
+        "piped; scalars are numbers, true, false, strings and lists, bound by `let`.",
+    ),
+    "A108": Code(
+        "impossible arithmetic",
+        "Scalars do not go together: numbers are wanted, the divisor is zero, an axis does not "
+        "exist, or the result is out of range.",
+    ),
+    "A109": Code(
+        "a block calls itself",
+        "Blocks are expanded where they are called, so none may call itself, directly or through "
+        "others. Repetition is written `x |> 3 * block`.",
     ),
     "A110": Code(
         "shapes do not fit",
@@ -72,6 +115,60 @@ CODES: dict[str, Code] = {
         "no `same` padding for an even kernel",
         "`same` pads dilation * (kernel - 1) / 2 on both sides, which is whole for odd kernels only. "
         "State the padding.",
+    ),
+    "A116": Code(
+        "too many arguments",
+        "An operator or function is given more attributes than it has, or one of them twice.",
+    ),
+    "A117": Code(
+        "operator does not go with tensors",
+        "Tensors are joined by `+` and `*`, in one unparenthesised row of the same sign.",
+    ),
+    "A118": Code(
+        "wrong arguments of a block",
+        "A block is called with the tensors and scalars of its parameter list: the piped tensor is "
+        "`input`, further tensors and scalars are bound in order or by keyword.",
+    ),
+    "A119": Code(
+        "wrong number of results",
+        "As many names stand before `=` as the operator or block has results.",
+    ),
+    "A120": Code(
+        "nothing to tie to",
+        "`weight = other.weight` shares a parameter by its path: a path in the same scope, or from "
+        "the top of the network.",
+    ),
+    "A121": Code(
+        "tied parameters differ", "Parameters that are one tensor have one type and one shape."
+    ),
+    "A122": Code(
+        "network too large",
+        "The network has more nodes, or takes more steps to build, than is allowed.",
+    ),
+    "A123": Code(
+        "wrong tensor type",
+        "A type is an element type and sizes: `f32[N, 3, 32, 32]`. A size is a whole number, a "
+        "capitalised symbol, or a product of them; free tensors have whole numbers only.",
+    ),
+    "A124": Code(
+        "wrong parameter of the arch",
+        "Parameters of an arch are set with `--param NAME=VALUE`; one without a default must be.",
+    ),
+    "A125": Code(
+        "statement out of place",
+        "`input` and `preprocess` stand in an arch; a block's input is what is piped into it.",
+    ),
+    "A126": Code(
+        "wrong preprocessing",
+        '`preprocess { mean = [..], std = [..], size = 224, classes = ["a", ..] }`.',
+    ),
+    "A127": Code(
+        "no output", "A block ends with one `output` statement, an arch has at least one."
+    ),
+    "A128": Code(
+        "no such parameter to name",
+        '`params { weight: "leaf" }` and `weight = path` name a parameter that the layer does not '
+        "have.",
     ),
     "A501": Code(
         "operator not supported by the backend",

@@ -184,7 +184,7 @@ class _Recovery:
             try:
                 self.tokens = list(_parser().lex(text))
             except UnexpectedCharacters as problem:
-                start: int = problem.pos_in_stream
+                start = int(problem.pos_in_stream)  # type: ignore[call-overload]
                 end = self._bad_character(text, start)
                 if len(self.found) >= MAX_ERRORS:
                     self.tokens = []
