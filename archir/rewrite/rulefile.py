@@ -158,7 +158,8 @@ class _RuleReader:
     def _parameters(self, tree: Tree[Token] | Token | None) -> tuple[RuleParameter, ...]:
         found: list[RuleParameter] = []
         for child in tree.children if isinstance(tree, Tree) else ():
-            assert isinstance(child, Tree)
+            if not isinstance(child, Tree):  # `rule name()` leaves a None
+                continue
             name, kind = (self.reader.ident(c) for c in child.children[:2])
             default: AttrValue = None
             if child.children[2] is not None:
