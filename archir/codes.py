@@ -284,13 +284,4 @@ CODES: dict[str, Code] = {
         "wrong training recipe",
         "An entry of the recipe (epochs, batch size, rate, ...) is out of its range.",
     ),
-    "A640": Code(
-        "two operators of one name",
-        "Two installed packages offer an operator of the same name; which is meant cannot be told.",
-    ),
-    "A641": Code(
-        "operators cannot be loaded",
-        "An installed package names operators under the entry point group `archir.ops` that cannot "
-        "be imported or are none.",
-    ),
 }

@@ -28,14 +28,14 @@ def installed_ops() -> OpSet:
     for point in entry_points(group="archir.ops"):
         owner = point.dist.name if point.dist is not None else point.value
         try:
-            found = point.load()
-        except (ImportError, AttributeError) as reason:
+            found = [(op.name, op) for op in point.load()]
+        except (ImportError, AttributeError, TypeError) as reason:
             raise error("A116", f"the operators of `{owner}` cannot be read: {reason}") from None
-        for op in found:
-            if op.name in owners:
+        for name, op in found:
+            if name in owners:
                 raise error(
-                    "A116", f"`{owners[op.name]}` and `{owner}` both offer an operator `{op.name}`"
+                    "A116", f"`{owners[name]}` and `{owner}` both offer an operator `{name}`"
                 )
-            owners[op.name] = owner
+            owners[name] = owner
             records.append(op)
     return OpSet(records) if owners.keys() != STANDARD.keys() else STANDARD
