@@ -9,3 +9,4 @@ from .model import build as build
 from .versions import DEFAULT as DEFAULT
 from .versions import OLDEST as OLDEST
 from .versions import newest as newest
+from .wire import serialise as serialise

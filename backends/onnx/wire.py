@@ -7,14 +7,17 @@ parts are serialised by protobuf, and only the lengths around the data are writt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from onnx import ModelProto, TensorProto
 
+from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
+from archir.weights.store import check_weights
 
 from .frame import BY_NAME
-from .model import Skeleton
+from .model import Skeleton, skeleton
+from .versions import DEFAULT
 
 
 def _tag(message: type[ModelProto | TensorProto], path: str) -> bytes:
@@ -40,18 +43,38 @@ INITIALIZER = _tag(ModelProto, "graph.initializer")
 RAW_DATA = _tag(TensorProto, "raw_data")
 
 
-def chunks(skeleton: Skeleton) -> Iterator[bytes | memoryview]:
+def serialise(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    opset: int = DEFAULT,
+    *,
+    ir_version: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[bytes | memoryview]:
+    """What :func:`build` makes, serialised, in pieces that do not copy the weights.
+
+    ``file.writelines(serialise(graph, weights))`` writes a model that nothing has checked;
+    :func:`export` is for files that are kept.
+
+    Raises:
+        ArchirError: As :func:`build`.
+    """
+    check_weights(graph, weights)
+    return chunks(skeleton(graph, weights, opset, ir_version=ir_version, metadata=metadata))
+
+
+def chunks(made: Skeleton) -> Iterator[bytes | memoryview]:
     """The serialised model, piece by piece; the weights are views of their arrays."""
     initializers: list[tuple[bytes, memoryview]] = []
-    for name, array in skeleton.initializers.items():
+    for name, array in made.initializers.items():
         head = TensorProto(name=name, data_type=BY_NAME[array.dtype.name], dims=array.shape)
         start = head.SerializeToString() + RAW_DATA + _varint(array.nbytes)
         length = _varint(len(start) + array.nbytes)
         initializers.append((INITIALIZER + length + start, data_of(array)))
     frame = ModelProto()
-    frame.CopyFrom(skeleton.model)
+    frame.CopyFrom(made.model)
     frame.ClearField("graph")
-    graph = skeleton.model.graph.SerializeToString()
+    graph = made.model.graph.SerializeToString()
     total = len(graph) + sum(len(start) + data.nbytes for start, data in initializers)
     yield frame.SerializeToString() + GRAPH + _varint(total) + graph
     for start, data in initializers:

@@ -32,6 +32,9 @@ DTYPES = {
     "bool": torch.bool,
 }
 
+DEEPEST = 64
+"""Levels of modules; Python's parser refuses the source of ``forward`` at some 200."""
+
 # Names that the source torch.fx generates needs for itself.
 _GLOBALS = ("self", "torch", "operator", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree")
 _ROOT = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph())))
@@ -87,6 +90,8 @@ class Frame:
             ArchirError: A502, torch cannot have it there.
         """
         *prefix, last = path.split(".")
+        if len(prefix) >= DEEPEST:
+            raise _refusal(path, f"it lies more than {DEEPEST} levels deep")
         parent = self.root
         for segment in prefix:
             found = parent._modules.get(segment)

@@ -50,8 +50,11 @@ def weights_of(module: torch.nn.Module, graph: Graph) -> Weights:
     Raises:
         ArchirError: A611 or A612, the module is not one of this network.
     """
-    for wrapper in ("_orig_mod", "module"):
-        module = module._modules.get(wrapper) or module
+    while not isinstance(module, fx.GraphModule):
+        inner = module._modules.get("_orig_mod") or module._modules.get("module")
+        if inner is None:
+            break
+        module = inner
     state = module.state_dict()
     found = {path: array_of(state[path]) for path in graph.parameters if path in state}
     check_weights(graph, found)

@@ -297,6 +297,7 @@ def test_layers_below_layers(net: Any) -> None:
         "a\nb",
         "a{0}",
         "ﬁ",
+        "0." * 99 + "0",
     ],
 )
 def test_names_that_torch_cannot_hold_are_refused(net: Any, path: str) -> None:
@@ -319,6 +320,16 @@ def test_layers_without_parameters_may_have_any_name(net: Any, path: str) -> Non
         # Unless they stand where a tensor is.
         assert "conv.weight" in torch_fx.lower(graph).state_dict()
     assert (torch_fx.lower(graph)(images(1, 3, 2, 2)) >= 0).all()
+
+
+def test_a_layer_may_be_named_like_a_wrapper(net: Any) -> None:
+    x = net.input("x", "N", 3)
+    y = net.add("module.fc", "linear", x, out=3)
+    graph = net.build(y=net.add("_orig_mod", "linear", y, out=3))
+    module = torch_fx.lower(graph)
+    averaged = torch.optim.swa_utils.AveragedModel(module)
+    for each in (module, averaged, nn.DataParallel(module)):
+        assert torch_fx.weights_of(each, graph).keys() == graph.parameters.keys()
 
 
 @pytest.mark.parametrize("path", ["0", "a-b", "a b", "日本", "conv.1x1", "_x", "features.0.3"])
