@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archir.diag import ArchirError, Source, error
-from archir.files import check_target, writing
+from archir.files import check_target, read_source, writing
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
 from archir.lang import edit, load as load_program
@@ -42,10 +42,6 @@ from archir.weights.terms import Statistic, Term
 
 if TYPE_CHECKING:
     import torch
-
-MAX_TEXT = 64_000_000
-"""Bytes of text that are read at most."""
-
 
 @dataclass(frozen=True)
 class Application:
@@ -262,24 +258,6 @@ def frozen(weights: Mapping[str, Array]) -> Mapping[str, Array]:
     return dict(weights)
 
 
-def read_source(path: str | Path) -> Source:
-    """The text of a file.
-
-    Raises:
-        ArchirError: A601, it cannot be read or is no text.
-    """
-    file = Path(path)
-    try:
-        if file.stat().st_size > MAX_TEXT:
-            raise error("A601", f"{file} has more than {MAX_TEXT:,} bytes: that is no network's text")
-        return Source(str(path), file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise error("A601", f"{file} is not UTF-8 text") from None
-    except (OSError, ValueError) as reason:
-        what = reason.strerror if isinstance(reason, OSError) else str(reason)
-        raise error("A601", f"cannot read {file}: {what}") from None
-
-
 def library(ops: OpSet, rule_files: Sequence[str | Path] = ()) -> Library:
     """The installed rules, and those of the user's files."""
     found = installed(ops)
@@ -293,6 +271,8 @@ def load(
     params: Mapping[str, AttrValue] | None = None,
     weights: str | Path | None = None,
     rules: Sequence[str | Path] = (),
+    ignore_weights: bool = False,
+    unchecked: bool = False,
 ) -> Network:
     """Load a network: its text, and the weights and certificate beside it where they exist.
 
@@ -301,6 +281,8 @@ def load(
         params: Parameters of the arch; where None, those its certificate names, else defaults.
         weights: A safetensors file other than the default beside the text.
         rules: Rule files beside the installed rules.
+        ignore_weights: Load the text alone, and no certificate.
+        unchecked: Take weights that do not fit (for verifying, which reports that).
 
     Raises:
         ArchirError: what is wrong with the text, the weights or the rules.
@@ -309,16 +291,17 @@ def load(
     source = read_source(file)
     ops = installed_ops()
     certificate = Certificate()
-    if certificate_path(file).is_file():
+    if certificate_path(file).is_file() and not ignore_weights:
         certificate = read_certificate(certificate_path(file))
     chosen = dict(certificate.params) if params is None else dict(params)
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     program = load_program(source, ops, chosen)
     tensors: Weights | None = None
     where = Path(weights) if weights is not None else weights_path(file)
-    if weights is not None or where.is_file():
+    if weights is not None or (where.is_file() and not ignore_weights):
         tensors = load_weights(where)
-        check_weights(program.graph, tensors)
+        if not unchecked:
+            check_weights(program.graph, tensors)
     return Network(
         program,
         None if tensors is None else frozen(tensors),

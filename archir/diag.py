@@ -73,7 +73,13 @@ class ArchirError(Exception):
 
 
 def error(
-    code: str, message: str, *, span: Span | None = None, label: str = "", hint: str = "", node: str = ""
+    code: str,
+    message: str,
+    *,
+    span: Span | None = None,
+    label: str = "",
+    hint: str = "",
+    node: str = "",
 ) -> ArchirError:
     """An :class:`ArchirError` with a single diagnostic."""
     return ArchirError(Diagnostic(code, message, span, label, hint, node))

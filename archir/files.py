@@ -8,7 +8,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from archir.diag import ArchirError, error
+from archir.diag import ArchirError, Source, error
+
+MAX_TEXT = 64_000_000
+"""Bytes of text that are read at most."""
 
 
 @contextlib.contextmanager
@@ -68,3 +71,21 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_source(path: str | Path) -> Source:
+    """The text of a file.
+
+    Raises:
+        ArchirError: A601, it cannot be read or is no text.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_TEXT:
+            raise error("A601", f"{file} has more than {MAX_TEXT:,} bytes: that is no network's text")
+        return Source(str(path), file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise error("A601", f"{file} is not UTF-8 text") from None
+    except (OSError, ValueError) as reason:
+        what = reason.strerror if isinstance(reason, OSError) else str(reason)
+        raise error("A601", f"cannot read {file}: {what}") from None

@@ -16,7 +16,7 @@ import click
 
 from archir.diag import BAD_INPUT, INTERRUPTED, ArchirError, Diagnostic, error
 from archir.ir.types import AttrValue
-from archir.render import render, to_json
+from archir.render import render
 
 SCHEMA = "archir/1"
 
@@ -30,11 +30,13 @@ class Report:
     status: int = 0
 
 
-def command(name: str, *, example: str, **settings: Any) -> Callable[[Callable[..., Report]], Any]:
+def command(
+    name: str, *decorators: Callable[[Any], Any], example: str
+) -> Callable[[Callable[..., Report]], click.Command]:
     """A click command with ``--json``, an example in its help, and archir's error handling.
 
-    The decorated function returns a :class:`Report`; raising :class:`ArchirError` is the way to
-    fail.
+    ``decorators`` are click's arguments and options, in the order of the help. The function
+    returns a :class:`Report`; raising :class:`ArchirError` is the way to fail.
     """
 
     def wrap(function: Callable[..., Report]) -> click.Command:
@@ -44,10 +46,10 @@ def command(name: str, *, example: str, **settings: Any) -> Callable[[Callable[.
             sys.exit(guarded(name, as_json, lambda: function(**options)))
 
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n    {example}\n"
-        made = click.command(name, **settings)(run)
-        flag = click.Option(["--json"], is_flag=True, help="One JSON document on stdout.")
-        made.params.append(flag)
-        return made
+        made = click.command(name)(run)
+        for decorate in decorators:
+            made = decorate(made)
+        return click.option("--json", is_flag=True, help="One JSON document on stdout.")(made)
 
     return wrap
 
@@ -92,8 +94,20 @@ def _failed(name: str, as_json: bool, failure: ArchirError) -> int:
         }
         print(json.dumps(document, indent=1))
     else:
-        print("\n".join(render(d) for d in failure.diagnostics), file=sys.stderr)
+        print(render(failure.diagnostics), end="", file=sys.stderr)
     return failure.status
+
+
+def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
+    """A diagnostic as JSON values."""
+    found: dict[str, Any] = {"code": diagnostic.code, "message": diagnostic.message}
+    for name in ("label", "hint", "node"):
+        if getattr(diagnostic, name):
+            found[name] = getattr(diagnostic, name)
+    if diagnostic.span is not None:
+        line, column = diagnostic.span.source.position(diagnostic.span.start)
+        found |= {"file": diagnostic.span.source.name, "line": line, "column": column}
+    return found
 
 
 def _system(failure: OSError) -> ArchirError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from archir.lang.elaborate import elaborate, load
+from archir.lang.format import format_text
 from archir.lang.parse import parse
 from archir.lang.program import Origin, Program
 from archir.lang.tree import Document
 
-__all__ = ["Document", "Origin", "Program", "elaborate", "load", "parse"]
+__all__ = ["Document", "Origin", "Program", "elaborate", "format_text", "load", "parse"]

@@ -177,7 +177,7 @@ def _check_idle_blocks(document: t.Document, state: State) -> None:
             for node in t.walk(block)
             if isinstance(node, t.Call)
             for a in node.arguments
-            if a.keyword is not None
+            if a.keyword is not None and isinstance(a.value, t.Name) and "." in a.value.path
         }
         for node in t.walk(block):
             if isinstance(node, t.Call) and node.callee.text not in known:

@@ -84,6 +84,17 @@ class Planner:
             )
         return plan_pattern(rule, matcher, found, bound, seed)
 
+    def example_arguments(self, rule: Rule, at: str) -> dict[str, AttrValue]:
+        """Values for parameters without a default: for a class, one channel more than it has."""
+        out: dict[str, AttrValue] = {}
+        for parameter in rule.parameters:
+            if parameter.default is None:
+                out[parameter.name] = 1
+                if isinstance(rule.body, Reshaping):
+                    held = class_at(self.classes, self.graph, self.resolve(rule, at))
+                    out[parameter.name] = held.size + 1 if isinstance(held.size, int) else 1
+        return out
+
     def _elsewhere(self, rule: Rule) -> str:
         sites = self.sites(rule)
         if not sites:

@@ -1,0 +1,80 @@
+"""``archir eval``: accuracy and predictions on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report
+from archir.cli.common import command as make
+from archir.diag import CHECK_FAILED
+
+
+def evaluate(
+    file: str,
+    data: str,
+    split: str,
+    against: str | None,
+    device: str,
+    param: tuple[str, ...],
+    weights: str | None,
+    init: int | None,
+) -> Report:
+    """Evaluate a network on a data set.
+
+    With --against another network is evaluated on the same images and the predictions are
+    compared one by one; exit status 1 says that some differ.
+    """
+    from archir.api import no_weights
+    from archir.train.data import load_data
+    from archir.train.evaluate import evaluate as score
+
+    network = options.network(file, param, weights=weights, init=init)
+    if network.weights is None:
+        raise no_weights(Path(file))
+    dataset = load_data(data)
+    found = score(network.graph, dict(network.weights), dataset, split, device=device)
+    facts = {
+        "file": file,
+        "data": {"name": dataset.name, "sha256": dataset.sha256, "split": split},
+        "accuracy": found.accuracy,
+        "correct": found.correct,
+        "count": found.count,
+        "loss": found.loss,
+    }
+    text = f"{file}: {found.correct} of {found.count} {split} images right ({found.accuracy:.2%})"
+    text += f", loss {found.loss:.4f}"
+    if against is None:
+        return Report(facts | {"predictions": found.predictions.tolist()}, text)
+    other = options.network(against)
+    if other.weights is None:
+        raise no_weights(Path(against))
+    theirs = score(other.graph, dict(other.weights), dataset, split, device=device)
+    same = int((found.predictions == theirs.predictions).sum())
+    facts |= {"against": against, "same_predictions": same, "against_accuracy": theirs.accuracy}
+    if same == found.count:
+        text += f"\nall {same} predictions are those of {against}, to the last image"
+    else:
+        text += f"\n{found.count - same} of {found.count} predictions differ from {against}"
+    return Report(facts, text, 0 if same == found.count else CHECK_FAILED)
+
+
+command = make(
+    "eval",
+    options.file,
+    options.data,
+    click.option(
+        "--split",
+        type=click.Choice(["train", "validation", "test"]),
+        default="test",
+        show_default=True,
+    ),
+    click.option("--against", type=click.Path(dir_okay=False), help="Compare predictions with these."),
+    options.device,
+    options.params,
+    options.weights,
+    options.init,
+    example="archir eval wider.arch --data digits --against trained.arch",
+)(evaluate)

@@ -1,0 +1,92 @@
+"""``archir explain``: what a code means, or why a rule does or does not apply somewhere."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report, parse_settings, to_json
+from archir.cli.common import command as make
+from archir.codes import CODES
+from archir.diag import CHECK_FAILED, ArchirError, error
+
+
+def explain(
+    subject: str,
+    rule: str | None,
+    at: str | None,
+    settings: tuple[str, ...],
+    param: tuple[str, ...],
+    rule_files: tuple[str, ...],
+) -> Report:
+    """Explain a diagnostic's code, or a rule at a site of a network.
+
+    SUBJECT is a code such as A110, or a network's file together with --rule and --at. A class
+    that a rule would change is listed member by member; what blocks it is named.
+    """
+    if re.fullmatch(r"[Aa]\d{3}", subject):
+        return _code(subject.upper())
+    if rule is None:
+        raise error("A609", "say which rule", hint="archir explain FILE --rule RULE --at SITE")
+    return _rule(subject, rule, at, settings, param, rule_files)
+
+
+def _code(code: str) -> Report:
+    if code not in CODES:
+        close = difflib.get_close_matches(code, list(CODES), 3)
+        raise error("A609", f"there is no code {code}", hint=f"near it: {', '.join(close)}")
+    found = CODES[code]
+    data = {"code": code, "title": found.title, "explanation": found.explanation}
+    return Report(data, f"{code}: {found.title}\n\n{found.explanation}")
+
+
+def _rule(
+    file: str,
+    name: str,
+    at: str | None,
+    settings: tuple[str, ...],
+    param: tuple[str, ...],
+    rule_files: tuple[str, ...],
+) -> Report:
+    from archir.api import library
+    from archir.ops import installed_ops
+    from archir.render import render
+    from archir.rewrite.explain import describe
+    from archir.rewrite.sites import Planner
+
+    ops = installed_ops()
+    rule = library(ops, rule_files).find(name)
+    planner = Planner(options.program(file, param).graph, ops)
+    if at is None:
+        at = planner.choose(rule, None, 0)[0]
+    arguments = parse_settings(settings, "--set")
+    lines = describe(planner, rule, at)
+    try:
+        plan = planner.plan(rule, at, {**planner.example_arguments(rule, at), **arguments})
+    except ArchirError as failure:
+        if failure.status != CHECK_FAILED:
+            raise
+        text = render(failure.diagnostics).rstrip()
+        data = {
+            "applies": False,
+            "diagnostics": [to_json(d) for d in failure.diagnostics],
+            "about": lines,
+        }
+        return Report(data, "\n".join([text, *lines]), CHECK_FAILED)
+    head = f"`{rule.name}` applies at {plan.site}"
+    return Report({"applies": True, "site": plan.site, "about": lines}, "\n".join([head, *lines]))
+
+
+command = make(
+    "explain",
+    click.argument("subject", metavar="CODE|FILE"),
+    click.option("--rule", help="The rule to explain."),
+    click.option("--at", metavar="SITE", help="Where."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."),
+    options.params,
+    options.rule_files,
+    example="archir explain net.arch --rule widen --at fc",
+)(explain)

@@ -1,0 +1,43 @@
+"""``archir fmt``: one layout for everybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archir.cli.common import Report
+from archir.cli.common import command as make
+from archir.diag import CHECK_FAILED
+from archir.files import read_source, writing
+from archir.lang import format_text
+
+
+def fmt(files: tuple[str, ...], check: bool) -> Report:
+    """Lay out networks: comments stay, the graph does not change.
+
+    With --check nothing is written; exit status 1 says that a file would change.
+    """
+    changed = []
+    for path in files:
+        source = read_source(path)
+        text = format_text(source)
+        if text == source.text:
+            continue
+        changed.append(path)
+        if not check:
+            with writing(Path(path)) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    word = "would be formatted" if check else "formatted"
+    lines = [f"{path}: {word}" for path in changed]
+    lines.append(f"{len(files) - len(changed)} of {len(files)} files unchanged")
+    status = CHECK_FAILED if check and changed else 0
+    return Report({"changed": changed, "files": list(files)}, "\n".join(lines), status)
+
+
+command = make(
+    "fmt",
+    click.argument("files", nargs=-1, required=True),
+    click.option("--check", is_flag=True, help="Write nothing; say what would change."),
+    example="archir fmt net.arch",
+)(fmt)

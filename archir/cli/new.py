@@ -1,0 +1,55 @@
+"""``archir new``: a network to begin from."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report
+from archir.cli.common import command as make
+from archir.diag import error
+from archir.files import writing
+
+
+def templates() -> dict[str, str]:
+    """The networks that archir ships: name and text."""
+    folder = files("archir.examples")
+    return {
+        entry.name.removesuffix(".arch"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".arch")
+    }
+
+
+def _about(text: str) -> str:
+    lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
+    return lines[0] if lines else ""
+
+
+def new(template: str | None, output: str | None, force: bool) -> Report:
+    """Write one of archir's own networks to a file; without TEMPLATE, list them."""
+    known = templates()
+    if template is None:
+        text = options.table(("template", ""), [(n, _about(t)) for n, t in known.items()])
+        return Report({"templates": list(known)}, text)
+    if template not in known:
+        close = difflib.get_close_matches(template, list(known), 1)
+        hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
+        raise error("A609", f"there is no template `{template}`", hint=hint)
+    target = Path(output or f"{template}.arch")
+    with writing(target, force=force) as temporary:
+        temporary.write_text(known[template], encoding="utf-8")
+    return Report({"file": str(target), "template": template}, f"wrote {target}")
+
+
+command = make(
+    "new",
+    click.argument("template", required=False),
+    click.option("-o", "--output", type=click.Path(dir_okay=False), help="By default TEMPLATE.arch."),
+    options.force,
+    example="archir new resnet20 -o net.arch",
+)(new)

@@ -1,0 +1,133 @@
+"""Options that several commands share, and what they load."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from archir.cli.common import parse_settings
+from archir.diag import error
+from archir.files import read_source
+from archir.ir.types import AttrValue
+from archir.lang import load as load_program
+from archir.lang.program import Program
+from archir.ops import installed_ops
+
+if TYPE_CHECKING:
+    from archir.api import Network
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+file = click.argument("file", type=click.Path(dir_okay=False))
+params = click.option(
+    "--param", "param", multiple=True, metavar="NAME=VALUE", help="A parameter of the arch."
+)
+weights = click.option(
+    "--weights", type=click.Path(dir_okay=False), help="Weights other than FILE's stem.safetensors."
+)
+init = click.option("--init", type=int, metavar="SEED", help="Start from initial weights.")
+output = click.option("-o", "--output", type=click.Path(dir_okay=False), required=True)
+force = click.option("--force", is_flag=True, help="Replace files that exist.")
+seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+rule_files = click.option(
+    "--rules", "rule_files", multiple=True, type=click.Path(dir_okay=False), help="A .rule file."
+)
+data = click.option(
+    "--data", default="digits", show_default=True, help="digits, an .npz, a folder, file.py:factory"
+)
+
+
+def given_params(pairs: Sequence[str]) -> dict[str, AttrValue] | None:
+    """``--param`` options; None where there are none."""
+    return parse_settings(tuple(pairs), "--param") if pairs else None
+
+
+def program(path: str, pairs: Sequence[str]) -> Program:
+    """A network's text alone: no weights, no rules, nothing heavy imported.
+
+    Parameters of the arch that are not given are those its certificate names.
+    """
+    chosen: Mapping[str, AttrValue] | None = given_params(pairs)
+    if chosen is None:
+        chosen = certified_params(Path(path))
+    return load_program(read_source(path), installed_ops(), chosen)
+
+
+def certified_params(path: Path) -> Mapping[str, AttrValue]:
+    """The arch's parameters that a certificate beside a file names."""
+    beside = path.with_suffix(".cert.json")
+    if not beside.is_file():
+        return {}
+    from archir.proof.certificate import read_certificate
+
+    found = read_certificate(beside).params
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+
+
+def network(
+    path: str,
+    pairs: Sequence[str] = (),
+    *,
+    weights: str | None = None,
+    init: int | None = None,
+    rules: Sequence[str] = (),
+) -> Network:
+    """A network with its weights, certificate and rules."""
+    from archir.api import load
+
+    if weights is not None and init is not None:
+        raise error("A609", "--weights and --init exclude each other")
+    found = load(path, params=given_params(pairs), weights=weights, rules=rules)
+    return found if init is None else found.init(init)
+
+
+def human(number: float) -> str:
+    """A count as people read it: 25,557,032 or 4.1 G."""
+    if abs(number) < 100_000_000:
+        return f"{number:,.0f}"
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if abs(number) >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:,.0f}"
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+    """A plain table; columns listed in ``right`` are aligned at the right."""
+    from io import StringIO
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, header in enumerate(headers):
+        made.add_column(header, justify="right" if index in right else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    stream = StringIO()
+    console = Console(file=stream, width=400, no_color=True, highlight=False, markup=False)
+    console.print(made)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def shape_text(types: Sequence[object]) -> str:
+    """Types of a node's outputs."""
+    return ", ".join(str(t) for t in types)
+
+
+@contextmanager
+def spinner(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal's stderr that says what is being done; silent elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda text: status.update(f"{what}: {text}")

@@ -1,0 +1,193 @@
+"""``archir rewrite``: apply verified rules."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report, parse_settings, parse_value
+from archir.cli.common import command as make
+from archir.cli.options import human
+from archir.diag import error
+from archir.files import read_source
+from archir.ir.types import AttrValue
+
+if TYPE_CHECKING:
+    from archir.api import Application, Calibration, Network, Rewritten
+
+CALIBRATION_IMAGES = 1024
+
+
+def _applications(
+    rules: tuple[str, ...], script: str | None, at: str | None, settings: dict[str, AttrValue]
+) -> list[Application]:
+    """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`."""
+    from archir.api import Application
+
+    found = []
+    for rule in rules:
+        name, _, site = rule.partition("@")
+        mine = {}
+        for key, value in settings.items():
+            owner, dot, parameter = key.rpartition(".")
+            if not dot or owner == name:
+                mine[parameter if dot else key] = value
+        found.append(Application(name, site or at, mine))
+    if script is not None:
+        for line in read_source(script).text.splitlines():
+            words = line.split("#")[0].split()
+            if words:
+                name, _, site = words[0].partition("@")
+                pairs = (word.partition("=") for word in words[1:])
+                arguments = {key: parse_value(value) for key, _, value in pairs}
+                found.append(Application(name, site or at, arguments))
+    if not found:
+        raise error("A609", "no rule is named", hint="--rule RULE, or --script FILE")
+    return found
+
+
+def calibration_of(network: Network, name: str, seed: int) -> Calibration:
+    """Training images of a data set, as statistics are measured on them."""
+    from archir.api import Calibration
+    from archir.train.data import calibration_batch, check_fits, load_data
+
+    dataset = load_data(name)
+    check_fits(network.graph, dataset)
+    batch = calibration_batch(dataset, CALIBRATION_IMAGES, seed, network.graph)
+    return Calibration({network.graph.inputs[0]: batch}, dataset.name, dataset.sha256)
+
+
+def rewrite(
+    file: str,
+    rule: tuple[str, ...],
+    script: str | None,
+    at: str | None,
+    settings: tuple[str, ...],
+    seed: int,
+    calibrate: str | None,
+    max_params: int | None,
+    max_macs: int | None,
+    dry_run: bool,
+    unproved: bool,
+    output: str | None,
+    force: bool,
+    param: tuple[str, ...],
+    weights: str | None,
+    init: int | None,
+    rule_files: tuple[str, ...],
+) -> Report:
+    """Apply rules to a network: all of them, or nothing is written.
+
+    Every use is checked exactly in GF(p) at its real size, then once more in floating point
+    with the real weights. Without weights the text alone is rewritten.
+    """
+    from archir.api import rewrite as apply
+
+    if output is None and not dry_run:
+        raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
+    network = options.network(file, param, weights=weights, init=init, rules=rule_files)
+    data = calibration_of(network, calibrate, seed) if calibrate else None
+    limits = {"params": max_params, "macs": max_macs}
+    with options.spinner("rewriting") as report:
+        done = apply(
+            network,
+            _applications(rule, script, at, parse_settings(settings, "--set")),
+            seed=seed,
+            calibration=data,
+            limits={name: most for name, most in limits.items() if most is not None},
+            unproved=unproved,
+            report=report,
+        )
+        written = None
+        if output is not None and not dry_run:
+            report("writing")
+            written = done.network.save(output, force=force)
+    diff = _diff(network.text, done.network.text, file, output or file)
+    return Report(_data(done, diff, written), _text(done, diff, written, dry_run))
+
+
+def _diff(a: str, b: str, old: str, new: str) -> list[str]:
+    return list(difflib.unified_diff(a.splitlines(), b.splitlines(), old, new, lineterm="", n=1))
+
+
+def _changed(diff: list[str]) -> int:
+    return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in diff)
+
+
+def _data(done: Rewritten, diff: list[str], written: Path | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    uses = []
+    for use in done.uses:
+        facts = use.facts()
+        del facts["rule_text"], facts["measured"]
+        facts["exact"] = {
+            c.mode: {**facts["exact"][c.mode], "seconds": round(c.seconds, 4)} for c in use.checks
+        }
+        uses.append(facts)
+    return {
+        "output": None if written is None else str(written),
+        "uses": uses,
+        "equal": all(c.equal for use in done.uses for c in use.checks),
+        "drift": None if done.drift is None else asdict(done.drift),
+        "weights": done.network.weights is not None,
+        "params": [done.before.params, done.after.params],
+        "macs": [done.before.macs, done.after.macs],
+        "diff": diff,
+        "changed_lines": _changed(diff),
+    }
+
+
+def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool) -> str:
+    lines = []
+    for use in done.uses:
+        kind = (use.verdict or {}).get("kind", "no verdict")
+        modes = ", ".join(c.mode for c in use.checks)
+        settings = " ".join(f"{k}={v}" for k, v in use.plan.arguments.items())
+        lines.append(f"{use.plan.rule.name}@{use.plan.site} {settings}".rstrip())
+        checked = f"equal in {use.checks[0].field} in {modes}" if use.checks else "shape only"
+        lines.append(f"  rule {kind}; this use {checked}")
+        lines += [f"  not claimed in {mode}: {why}" for mode, why in use.skipped.items()]
+        if use.calibration:
+            lines.append(f"  statistics of {use.calibration['count']} images of {use.calibration['data']}")
+    if done.drift is not None:
+        lines.append(f"drift max|a-b|/max|a| = {done.drift.value:.1e} ({done.drift.engine}, float32)")
+    elif done.network.weights is None:
+        lines.append("no weights: the text alone was rewritten")
+    lines.append(
+        f"parameters {done.before.params:,} -> {done.after.params:,}, "
+        f"MACs {human(done.before.macs)} -> {human(done.after.macs)}, "
+        f"{_changed(diff)} lines changed"
+    )
+    lines += diff if dry_run else []
+    if written is not None:
+        also = " with weights and certificate" if done.network.weights is not None else ""
+        lines.append(f"wrote {written}{also}")
+    return "\n".join(lines)
+
+
+command = make(
+    "rewrite",
+    options.file,
+    click.option("--rule", multiple=True, metavar="RULE[@SITE]", help="May be given several times."),
+    click.option("--script", type=click.Path(dir_okay=False), help="Lines of RULE[@SITE] name=value."),
+    click.option("--at", metavar="SITE", help="A path, a glob, `all`, `random`. See `archir rules FILE`."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."),
+    options.seed,
+    click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),
+    click.option("--max-params", type=int, help="Refuse a result with more parameters."),
+    click.option("--max-macs", type=int, help="Refuse a result with more MACs."),
+    click.option("--dry-run", is_flag=True, help="Check everything, show the diff, write nothing."),
+    click.option("--unproved", is_flag=True, help="Run rules that have no verdict."),
+    click.option("-o", "--output", type=click.Path(dir_okay=False)),
+    options.force,
+    options.params,
+    options.weights,
+    options.init,
+    options.rule_files,
+    example="archir rewrite net.arch --rule deepen --at stem.relu -o deeper.arch",
+)(rewrite)

@@ -1,0 +1,85 @@
+"""``archir rules``: the rules, and where they apply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report
+from archir.cli.common import command as make
+from archir.ops import installed_ops
+from archir.rewrite.library import Library, installed, read_rule_file
+from archir.rewrite.rule import Rule
+from archir.rewrite.sites import Planner
+
+
+def rule_facts(rule: Rule) -> dict[str, Any]:
+    """A rule as JSON values."""
+    from archir.proof.prove import shipped_verdict
+
+    verdict = shipped_verdict(rule)
+    return {
+        "name": rule.name,
+        "doc": rule.doc,
+        "source": rule.source,
+        "parameters": [
+            {"name": p.name, "kind": p.kind, "default": p.default} for p in rule.parameters
+        ],
+        "preserves": {"function": list(rule.contract.function), "shape": rule.contract.shape},
+        "decreases": list(rule.contract.decreases),
+        "package": rule.package,
+        "hash": rule.hash,
+        "verdict": None if verdict is None else verdict.kind,
+    }
+
+
+def rules(file: str | None, param: tuple[str, ...], rule_files: tuple[str, ...], rule: str | None) -> Report:
+    """List the rules; with FILE, every site where they apply.
+
+    A site is RULE@PATH, as `archir rewrite --at` takes it.
+    """
+    from pathlib import Path
+
+    ops = installed_ops()
+    library: Library = installed(ops)
+    if rule_files:
+        library = library.joined([r for f in rule_files for r in read_rule_file(Path(f), ops)])
+    chosen = [library.find(rule)] if rule else list(library.values())
+    if file is None:
+        return _list(chosen)
+    planner = Planner(options.program(file, param).graph, ops)
+    sites, rows = [], []
+    for one in chosen:
+        for site in planner.sites(one):
+            sites.append({"rule": site.rule, "at": site.at, "site": str(site), "size": site.size})
+            rows.append((str(site), "" if site.size is None else f"{site.size} channels"))
+    text = options.table(("site", ""), rows) if rows else "no rule applies"
+    data = {"file": file, "rules": [rule_facts(r) for r in chosen], "sites": sites}
+    return Report(data, f"{text}\n{len(sites)} sites")
+
+
+def _list(chosen: list[Rule]) -> Report:
+    facts = [rule_facts(r) for r in chosen]
+    rows = []
+    for fact in facts:
+        kept = fact["preserves"]
+        what = ", ".join(kept["function"]) if kept["function"] else "shape only"
+        given = " ".join(
+            f"{p['name']}:{p['kind']}" + ("" if p["default"] is None else f"={p['default']}")
+            for p in fact["parameters"]
+        )
+        rows.append((fact["name"], given, what, fact["verdict"] or "-", fact["doc"][:70]))
+    headers = ("rule", "parameters", "keeps function in", "verdict", "")
+    return Report({"rules": facts}, options.table(headers, rows))
+
+
+command = make(
+    "rules",
+    click.argument("file", required=False, type=click.Path(dir_okay=False)),
+    options.params,
+    options.rule_files,
+    click.option("--rule", help="This rule only."),
+    example="archir rules net.arch --rule widen",
+)(rules)

@@ -1,0 +1,56 @@
+"""``archir weights``: initial weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archir.cli import options
+from archir.cli.common import Report
+from archir.cli.common import command as make
+
+
+def init(file: str, param: tuple[str, ...], seed: int, random_statistics: bool, force: bool) -> Report:
+    """Write initial weights beside a network, and the certificate that says so.
+
+    With --random-statistics the vectors of batch norms are drawn far from 0 and 1, so that a
+    trial cannot pass by forgetting them.
+    """
+    from archir.api import certificate_path, load, weights_path
+    from archir.diag import error
+    from archir.files import check_target, writing
+    from archir.weights.store import save_weights
+
+    target = Path(file)
+    check_target(weights_path(target), force=force)
+    found = load(target, params=options.given_params(param), ignore_weights=True)
+    made = found.init(seed, random_statistics=random_statistics)
+    assert made.weights is not None
+    if certificate_path(target).exists() and not force:
+        raise error("A603", f"{certificate_path(target)} exists already", hint="replace it with --force")
+    save_weights(weights_path(target), dict(made.weights), {}, force=force)
+    with writing(certificate_path(target), force=force) as temporary:
+        temporary.write_text(made.certificate.to_json(), encoding="utf-8")
+    count = sum(a.size for a in made.weights.values())
+    digest = made.certificate.steps[-1].after.weights
+    data = {"file": str(weights_path(target)), "seed": seed, "numbers": count, "weights": digest}
+    return Report(data, f"wrote {weights_path(target)}: {count:,} numbers, seed {seed}")
+
+
+@click.group("weights")
+def command() -> None:
+    """Make weights for a network."""
+
+
+command.add_command(
+    make(
+        "init",
+        options.file,
+        options.params,
+        options.seed,
+        click.option("--random-statistics", is_flag=True, help="Batch-norm vectors far from 0 and 1."),
+        options.force,
+        example="archir weights init net.arch --seed 1",
+    )(init)
+)
