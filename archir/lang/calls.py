@@ -74,8 +74,7 @@ def _operator(use: Use, expr: t.Call, piped: tuple[Any, ...], frame: Frame) -> A
     for argument in expr.arguments:
         if argument.keyword is not None:
             name = argument.keyword.text
-            tie = isinstance(argument.value, t.Name) and name in roles
-            if tie and argument.value.path not in frame.env:  # type: ignore[union-attr]
+            if name in roles and _is_tie(argument.value, frame, attribute=name in names):
                 assert isinstance(argument.value, t.Name)
                 given.ties.append((name, argument.value))
                 continue
@@ -111,6 +110,14 @@ def _operator(use: Use, expr: t.Call, piped: tuple[Any, ...], frame: Frame) -> A
     if wrong or any(operand is POISON for operand in operands):
         return POISON
     return operator(use, tuple(operands), given, frame)
+
+
+def _is_tie(value: t.Expr, frame: Frame, *, attribute: bool) -> bool:
+    """Whether a keyword's value is a parameter's path rather than an attribute's value."""
+    if not isinstance(value, t.Name):
+        return False
+    bound = frame.env.get(value.path, frame)
+    return not attribute or bound is frame or isinstance(bound, Tensor)
 
 
 def _accept(name: str, value: Any, argument: t.Argument, given: Given, frame: Frame) -> bool:

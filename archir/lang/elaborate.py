@@ -238,17 +238,12 @@ def _parameters(state: State) -> list[dict[str, Parameter]]:
         for role, type_ in draft.params.items():
             if role in tied:
                 continue
-            path = _path_of(draft, role, renames.get(role))
+            rename = renames.get(role)
+            path = _path_of(draft, role, rename)
             parameter = Parameter(path, type_, role in draft.buffers)
             mine[role] = parameter
             if path in owned:
-                other = owned[path][1]
-                state.report(
-                    "A105",
-                    f"two parameters are named `{path}`; the other is {place(other.span)}",
-                    draft.span,
-                    hint=f"to share it, write `{role} = {path}`",
-                )
+                _share(rename, parameter, owned[path], draft, state)
             owned.setdefault(path, (parameter, draft))
         found.append(mine)
     for draft, mine in zip(state.drafts, found, strict=True):
@@ -262,6 +257,30 @@ def _parameters(state: State) -> list[dict[str, Parameter]]:
             mine.clear()
             mine.update(ordered)
     return found
+
+
+def _share(
+    rename: t.Rename | None,
+    parameter: Parameter,
+    other: tuple[Parameter, Draft],
+    draft: Draft,
+    state: State,
+) -> None:
+    """Two nodes state one parameter path: right only if the second names it absolutely."""
+    if rename is None or not rename.absolute:
+        state.report(
+            "A105",
+            f"two parameters are named `{parameter.path}`; the other is {place(other[1].span)}",
+            rename.span if rename is not None else draft.span,
+            hint="to share it, write its path: `weight = other.weight`",
+        )
+    elif other[0] != parameter:
+        state.report(
+            "A121",
+            f"the parameter is {parameter.type}, `{parameter.path}` is {other[0].type}",
+            rename.span,
+            hint="tied parameters have one shape",
+        )
 
 
 def _path_of(draft: Draft, role: str, rename: t.Rename | None) -> str:

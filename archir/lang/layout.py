@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 from archir.diag import Source
 from archir.lang import tree as t
@@ -139,7 +140,7 @@ def lead(statement: t.Statement, source: Source) -> tuple[str, t.Expr] | None:
 def gaps(pipeline: t.Pipeline) -> list[tuple[int, int]]:
     """The ranges of text between the stages of a pipeline."""
     parts: list[t.Expr] = [pipeline.head, *pipeline.stages]
-    return [(a.span.end, b.span.start) for a, b in zip(parts, parts[1:], strict=False)]
+    return [(a.span.end, b.span.start) for a, b in pairwise(parts)]
 
 
 def spread(
