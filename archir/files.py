@@ -82,7 +82,7 @@ def read_source(path: str | Path) -> Source:
     file = Path(path)
     try:
         if file.stat().st_size > MAX_TEXT:
-            raise error("A601", f"{file} has more than {MAX_TEXT:,} bytes: that is no network's text")
+            raise error("A601", f"{file} has more than {MAX_TEXT:,} bytes: no text of a network")
         return Source(str(path), file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise error("A601", f"{file} is not UTF-8 text") from None

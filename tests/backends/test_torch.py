@@ -386,6 +386,10 @@ def test_a_value_read_twice_is_not_overwritten(net: Any) -> None:
     assert (value < 0).any()
     assert torch.equal(kept, value)
     assert torch.equal(total, value + value.relu())
+    builder = both.edit()
+    builder.outputs.pop()
+    alone = torch_fx.lower(builder.build(), torch_fx.weights_of(module, both))
+    assert torch.equal(alone(given), total)
 
 
 def test_uses_that_torch_cannot_run_are_refused(net: Any) -> None:
