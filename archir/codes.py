@@ -284,4 +284,9 @@ CODES: dict[str, Code] = {
         "wrong training recipe",
         "An entry of the recipe (epochs, batch size, rate, ...) is out of its range.",
     ),
+    "A910": Code(
+        "a graph that cannot be written",
+        "The graph holds something that the language has no words for, such as a symbol that is "
+        "not capitalised. Text is always read again before it is handed out.",
+    ),
 }

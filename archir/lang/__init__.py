@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from archir.lang.edit import edit
 from archir.lang.elaborate import elaborate, load
 from archir.lang.format import format_text
 from archir.lang.parse import parse
+from archir.lang.printer import print_graph
 from archir.lang.program import Origin, Program
 from archir.lang.tree import Document
 
-__all__ = ["Document", "Origin", "Program", "elaborate", "format_text", "load", "parse"]
+__all__ = [
+    "Document",
+    "Origin",
+    "Program",
+    "edit",
+    "elaborate",
+    "format_text",
+    "load",
+    "parse",
+    "print_graph",
+]

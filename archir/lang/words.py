@@ -1,0 +1,131 @@
+"""Nodes and values as they are written: attributes without their defaults, calls, types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from archir.ir.types import AttrValue, TensorType
+from archir.lang.tree import escape, write_path
+from archir.ops.infer import OpError, bind_attrs
+from archir.ops.record import REQUIRED, Attrs, Kind, Op
+
+POSITIONAL = (Kind.INT, Kind.SPATIAL, Kind.PADDING, Kind.INTS, Kind.NUMBERS)
+"""Kinds of attributes that read well without a keyword."""
+MAX_POSITIONAL = 3
+
+
+def write_value(value: AttrValue) -> str:
+    """An attribute's value as a literal."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return '"' + escape(value, '"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(write_value, value)) + "]"
+    if isinstance(value, float):
+        return _write_float(value)
+    return str(value)
+
+
+def _write_float(value: float) -> str:
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    text = repr(value)
+    mantissa, _, exponent = text.partition("e")
+    if exponent:
+        return f"{mantissa}e{int(exponent)}"
+    return text
+
+
+def write_type(type_: TensorType) -> str:
+    """A tensor type."""
+    return str(type_)
+
+
+@lru_cache(maxsize=8192)
+def _needed(op: Op, items: tuple[tuple[str, AttrValue], ...], rank: int) -> tuple[str, ...]:
+    """The attributes that must be stated: without the others, binding gives the same."""
+    full = dict(items)
+    kept = dict(full)
+    operand = (TensorType("f32", (1,) * rank),)
+    for attr in op.attrs:
+        if attr.default is REQUIRED:
+            continue
+        fewer = {name: value for name, value in kept.items() if name != attr.name}
+        try:
+            bound = bind_attrs(op, fewer, operand)
+        except OpError:
+            continue
+        if tuple(map(repr, bound.items())) == tuple(map(repr, full.items())):
+            kept = fewer
+    return tuple(kept)
+
+
+def needed(op: Op, attrs: Attrs, rank: int) -> tuple[str, ...]:
+    """The names of the attributes that must be stated, in record order.
+
+    ``rank`` is that of the first operand (0 without one).
+    """
+    return _needed(op, tuple(attrs.items()), rank)
+
+
+def compact(op: Op, name: str, value: AttrValue) -> AttrValue:
+    """An attribute's value in its shortest form: (3, 3) of a kernel is 3."""
+    attr = op.attr(name)
+    if attr is not None and attr.kind in (Kind.SPATIAL, Kind.PADDING) and isinstance(value, tuple):
+        return value[0] if len(set(value)) == 1 else value
+    return value
+
+
+def arguments(op: Op, texts: Mapping[str, str]) -> list[str]:
+    """The attributes of a call: the first few of plain kinds by position, the rest by keyword."""
+    out: list[str] = []
+    positional = True
+    for index, attr in enumerate(op.attrs):
+        if attr.name not in texts:
+            positional = False
+            continue
+        plain = attr.kind in POSITIONAL or (attr.kind is Kind.FLOAT and len(op.attrs) == 1)
+        positional = positional and plain and index < MAX_POSITIONAL
+        text = texts[attr.name]
+        out.append(text if positional else f"{write_path(attr.name)} = {text}")
+    return out
+
+
+def call(name: str, args: Sequence[str], suffix: str = "", *, bare: bool = True) -> str:
+    """A call as text; ``bare`` drops empty parentheses (for a stage)."""
+    text = write_path(name)
+    if args or not bare:
+        text += "(" + ", ".join(args) + ")"
+    return text + suffix
+
+
+def renames(name: str, op: Op, params: Mapping[str, str]) -> dict[str, str]:
+    """What must be said of a node's parameters: role to a quoted leaf or an absolute path."""
+    out: dict[str, str] = {}
+    for role, path in params.items():
+        usual = name if op.name == "parameter" else f"{name}.{role}"
+        if path == usual:
+            continue
+        if path.startswith(f"{name}.") and op.name != "parameter":
+            out[role] = '"' + escape(path[len(name) + 1 :], '"') + '"'
+        else:
+            out[role] = write_path(path)
+    return out
+
+
+def suffix(renamed: Mapping[str, str]) -> str:
+    """The ` params { ... }` of a call; empty without any."""
+    if not renamed:
+        return ""
+    return (
+        " params { "
+        + ", ".join(f"{write_path(role)}: {text}" for role, text in renamed.items())
+        + " }"
+    )
