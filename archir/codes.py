@@ -109,12 +109,13 @@ CODES: dict[str, Code] = {
     "A113": Code("missing attribute", "The operator needs an attribute that has no default."),
     "A114": Code(
         "wrong value of an attribute",
-        "The attribute's value is of the wrong kind, out of range, or has the wrong number of entries.",
+        "The attribute's value is of the wrong kind, out of range, or has the wrong number of "
+        "entries.",
     ),
     "A115": Code(
         "no `same` padding for an even kernel",
-        "`same` pads dilation * (kernel - 1) / 2 on both sides, which is whole for odd kernels only. "
-        "State the padding.",
+        "`same` pads dilation * (kernel - 1) / 2 on both sides, which is whole for odd kernels "
+        "only. State the padding.",
     ),
     "A116": Code(
         "too many arguments",
@@ -182,8 +183,8 @@ CODES: dict[str, Code] = {
     ),
     "A503": Code(
         "backend not available",
-        "There is no backend of that name, or a package that it needs is not installed. The core of "
-        "archir needs neither torch nor onnx; `pip install 'archir[torch]'` and "
+        "There is no backend of that name, or a package that it needs is not installed. The core "
+        "of archir needs neither torch nor onnx; `pip install 'archir[torch]'` and "
         "`pip install 'archir[onnx]'` bring them.",
     ),
     "A504": Code(
