@@ -285,6 +285,11 @@ CODES: dict[str, Code] = {
         "wrong training recipe",
         "An entry of the recipe (epochs, batch size, rate, ...) is out of its range.",
     ),
+    "A633": Code(
+        "the device has no memory left",
+        "Images, network and activations did not fit into the memory of the device. A smaller batch "
+        "needs less; `--device cpu` uses the machine's memory.",
+    ),
     "A910": Code(
         "a graph that cannot be written",
         "The graph holds something that the language has no words for, such as a symbol that is "

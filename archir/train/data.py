@@ -213,7 +213,7 @@ def check_fits(graph: Graph, dataset: Dataset) -> None:
     fits = len(wanted) == len(given) and all(
         w == g or not isinstance(w, int) for w, g in zip(wanted, given, strict=True)
     )
-    if not fits or taken.dtype not in ("f32", "f16", "bf16", "f64"):
+    if not fits or taken.dtype != "f32":
         raise error(
             "A623",
             f"{graph.name} takes {taken}, an image of {dataset.name} is "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol, cast
 
 from archir import target
@@ -75,6 +76,23 @@ def casting(device: torch.device, precision: Precision) -> AbstractContextManage
     if precision != "bf16":
         raise error("A632", f"`{precision}` is no precision", hint="f32 or bf16")
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def memory(device: torch.device) -> Iterator[None]:
+    """Says in the user's terms that a device has no memory left.
+
+    Raises:
+        ArchirError: A633.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as reason:
+        raise error(
+            "A633",
+            f"{device} has not enough memory for this",
+            hint="a smaller batch needs less memory",
+        ) from reason
 
 
 def module_of(graph: Graph, weights: Weights, device: torch.device) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from archir.ir.graph import Graph
 from archir.train.data import Dataset, Split, check_fits, normalise
-from archir.train.device import Precision, casting, module_of, resolve
+from archir.train.device import Precision, casting, memory, module_of, resolve
 from archir.weights.store import Weights
 
 
@@ -46,17 +46,18 @@ def evaluate(
     """Run a network over a split (``train``, ``validation`` or ``test``) in eval mode.
 
     Raises:
-        ArchirError: A623 or A625, network and data do not fit; A630, no such device; A5xx, torch
-            cannot run the network.
+        ArchirError: A623 or A625, network and data do not fit; A630, no such device; A633, it has
+            too little memory; A5xx, torch cannot run the network.
     """
     check_fits(graph, dataset)
     where = resolve(device)
     part: Split = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[
         split
     ]
-    module = module_of(graph, weights, where)
-    x, y = on_device(graph, part, where)
-    return run(module, x, y, batch_size=batch_size, precision=precision)
+    with memory(where):
+        module = module_of(graph, weights, where)
+        x, y = on_device(graph, part, where)
+        return run(module, x, y, batch_size=batch_size, precision=precision)
 
 
 def on_device(

@@ -16,7 +16,7 @@ from archir.diag import error
 from archir.files import cannot_write
 from archir.ir.graph import Graph
 from archir.train.data import Dataset, check_fits
-from archir.train.device import Precision, casting, describe, module_of, resolve, weights_of
+from archir.train.device import Precision, casting, describe, memory, module_of, resolve, weights_of
 from archir.train.evaluate import Evaluation, on_device, run
 from archir.weights.store import Weights
 
@@ -112,14 +112,15 @@ def train(
     Raises:
         ArchirError: A602, the run folder cannot be written; A623 or A625, network and data do
             not fit; A630, no such device; A631, the loss is no number any more; A632, the recipe
-            is wrong; A5xx, torch cannot run the network.
+            is wrong; A633, the device has too little memory; A5xx, torch cannot run the network.
     """
     check_config(config)
     check_fits(graph, dataset)
     if all(parameter.buffer for parameter in graph.parameters.values()):
         raise error("A625", f"{graph.name} has no parameters, so there is nothing to train")
     device = resolve(config.device)
-    with _Logs(run_dir) as logs, torch.random.fork_rng([device] if device.type == "cuda" else []):
+    gpu = [device] if device.type == "cuda" else []
+    with _Logs(run_dir) as logs, torch.random.fork_rng(gpu), memory(device):
         torch.manual_seed(config.seed)  # dropout draws from torch's own generator
         return _Run(graph, weights, dataset, config, device).train(progress, logs)
 

@@ -218,6 +218,17 @@ def test_a_run_folder_that_cannot_be(digits: Dataset, tmp_path: Path) -> None:
     assert code_of(lambda: trained(linear(), digits, run_dir=tmp_path / "file")) == "A602"
 
 
+def test_a_device_without_memory(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise torch.OutOfMemoryError
+
+    graph = linear()
+    weights = init_weights(graph, STANDARD, 0)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", full)
+    assert code_of(lambda: train(graph, weights, digits, SHORT)) == "A633"
+    assert code_of(lambda: evaluate(graph, weights, digits, device="cpu")) == "A633"
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cuda:", "cpu:1", "cuda:-1", ""])
 def test_devices_that_are_not_there(device: str) -> None:
     assert code_of(lambda: resolve(device)) == "A630"
