@@ -43,7 +43,8 @@ def command(
         @functools.wraps(function)
         def run(**options: Any) -> None:
             as_json = options.pop("json")
-            sys.exit(guarded(name, as_json, lambda: function(**options)))
+            sink = click.get_current_context().obj
+            sys.exit(guarded(name, as_json, lambda: function(**options), sink))
 
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n    {example}\n"
         made = click.command(name)(run)
@@ -54,8 +55,10 @@ def command(
     return wrap
 
 
-def guarded(name: str, as_json: bool, work: Callable[[], Report]) -> int:
-    """Run a command's work, print what it found, and return the exit status."""
+def guarded(
+    name: str, as_json: bool, work: Callable[[], Report], sink: list[Report] | None = None
+) -> int:
+    """Run a command's work, print what it found (or put it in ``sink``), return the exit status."""
     try:
         report = work()
     except ArchirError as failure:
@@ -72,6 +75,9 @@ def guarded(name: str, as_json: bool, work: Callable[[], Report]) -> int:
         return _failed(name, as_json, _system(failure))
     except Exception as failure:  # noqa: BLE001 - the last net: a bug must not be a traceback
         return _failed(name, as_json, _internal(failure))
+    if sink is not None:
+        sink.append(report)
+        return report.status
     try:
         if as_json:
             document = {"schema": SCHEMA, "command": name, "status": report.status, **report.data}

@@ -293,6 +293,9 @@ def infer(graph: Graph, ops: OpSet) -> Graph:
     builder = graph.edit()
     types: dict[str, tuple[TensorType, ...]] = {}
     for node in graph:
+        if node.op == "input":
+            types[node.name] = node.types
+            continue
         operands = tuple(types[v.node][v.port] for v in node.inputs)
         try:
             found = instance(ops[node.op], node.attrs, operands)

@@ -63,7 +63,7 @@ def measure(
     forward: Forward | None,
     *,
     seed: int = 0,
-    batch: int = 2,
+    batch: int = 1,
 ) -> Drift:
     """Run both networks in evaluation mode on the same random batch.
 

@@ -1,0 +1,367 @@
+"""What the heads of terms mean: how uses of operators become terms, and how terms are evaluated.
+
+A use of an operator is its name over operands, attributes and parameters, in the record's
+order. Attributes that follow from the parameters' shapes (the channels a convolution makes) or
+say whether a parameter is there are left out; an absent parameter is ``none``. Sums, products
+and concatenations of many tensors are folds of binary ones, and share their head with the
+weight function of the same meaning. An operator's new buffer is ``OPERATOR.ROLE``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from archir.ir.types import TensorType
+from archir.ops.arithmetic import Arithmetic, Array
+from archir.ops.infer import bind_attrs, equations_of, instance
+from archir.ops.record import Attr, Mode, Op, OpSet
+from archir.ops.signature import Axis, Star, parse_signature
+from archir.proof.terms import Application, Constant, Formula, Variable, apply
+from archir.weights.functions import FUNCTIONS, WeightError
+from archir.weights.terms import IndexMap
+
+FOLDED = {"add": "add", "mul": "multiply", "concat": "concat"}
+"""Operators over any number of tensors, and the binary head that they are folds of."""
+
+
+class Undefined(Exception):
+    """A term has no value: shapes do not fit, an index is out of range."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of what stands in an operator's term after its operands."""
+
+    attrs: tuple[Attr, ...]
+    derived: tuple[tuple[str, str, int], ...]
+    """Attributes left out, each the size of a parameter's axis: name, role, axis."""
+    roles: tuple[str, ...]
+    results: int
+
+
+def layout(op: Op) -> Layout:
+    """The layout of an operator's terms."""
+    flags = {p.when for p in op.params}
+    derived: list[tuple[str, str, int]] = []
+    flowing: set[str] = set()
+    results = 1
+    if isinstance(op.signature, str):
+        signature = parse_signature(op.signature)
+        results = len(signature.results)
+        shapes = {name: shape for name, _, shape in signature.tensors}
+        for left, attr in equations_of(op):
+            for param in op.params:
+                places = [i for i, axis in enumerate(shapes.get(param.role, ())) if axis == left]
+                if isinstance(left, Axis) and places and all(a != attr for a, _, _ in derived):
+                    derived.append((attr, param.role, places[0]))
+                if isinstance(left, Star) and places and left in signature.results[0]:
+                    flowing.add(attr)
+    out = flags | flowing | {name for name, _, _ in derived}
+    return Layout(
+        tuple(a for a in op.attrs if a.name not in out),
+        tuple(derived),
+        tuple(p.role for p in op.params if p.dtype is None),
+        results,
+    )
+
+
+def use(
+    op: Op,
+    operands: Sequence[Formula],
+    attrs: Mapping[str, Formula],
+    params: Mapping[str, Formula],
+) -> tuple[Formula, ...]:
+    """The outputs of a use of an operator, as terms. Absent parameters are left out of ``params``."""
+    if op.name in FOLDED and operands:
+        rest = (attrs["axis"],) if op.name == "concat" else ()
+        return (reduce(lambda a, b: apply(FOLDED[op.name], a, b, *rest), operands),)
+    sizes = attrs.get("sizes")
+    if op.name == "split" and isinstance(sizes, Application):
+        return _split(operands[0], sizes.args, attrs["axis"])
+    held = layout(op)
+    whole = Application(op.name, (*operands, *_tail(held, attrs, params)))
+    if held.results == 1:
+        return (whole,)
+    return tuple(apply("port", whole, number) for number in range(held.results))
+
+
+def _tail(
+    held: Layout, attrs: Mapping[str, Formula], params: Mapping[str, Formula]
+) -> tuple[Formula, ...]:
+    return (
+        *(attrs[a.name] for a in held.attrs),
+        *(params.get(role, Constant(None)) for role in held.roles),
+    )
+
+
+def buffers(
+    op: Op,
+    operands: Sequence[Formula],
+    attrs: Mapping[str, Formula],
+    params: Mapping[str, Formula],
+) -> dict[str, Formula]:
+    """The operator's buffers after a step of training, by role, as terms."""
+    if op.update is None:
+        return {}
+    tail = (*operands, *_tail(layout(op), attrs, params))
+    return {
+        p.role: Application(f"{op.name}.{p.role}", tail)
+        for p in op.params
+        if p.buffer and p.dtype is None and p.role in params
+    }
+
+
+def _split(x: Formula, sizes: Sequence[Formula], axis: Formula) -> tuple[Formula, ...]:
+    outputs: list[Formula] = []
+    for size in sizes[:-1]:
+        outputs.append(apply("first", x, size, axis))
+        x = apply("rest", x, size, axis)
+    return (*outputs, x)
+
+
+# --- evaluation -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class World:
+    """Where terms are evaluated: a number system, a mode, the operators, and the variables."""
+
+    arithmetic: Arithmetic
+    mode: Mode
+    ops: OpSet
+    values: Mapping[str, Any]
+
+
+def evaluate(term: Formula, world: World) -> Any:
+    """The value of a term: an array, an index map, an attribute, or None (absent).
+
+    Raises:
+        Undefined: it has none.
+    """
+    try:
+        return _evaluate(term, world, {})
+    except Undefined:
+        raise
+    except Exception as reason:  # any failure of a reference means the term is ill-formed
+        raise Undefined(f"{type(reason).__name__}: {reason}") from reason
+
+
+def _evaluate(term: Formula, world: World, known: dict[Formula, Any]) -> Any:
+    if isinstance(term, Variable):
+        return world.values[term.name]
+    if isinstance(term, Constant):
+        return term.value
+    if term not in known:
+        args = [_evaluate(a, world, known) for a in term.args]
+        known[term] = _call(term.head, args, world)
+    return known[term]
+
+
+def _call(head: str, args: list[Any], world: World) -> Any:
+    k = world.arithmetic
+    if head in PROOF_FUNCTIONS:
+        return PROOF_FUNCTIONS[head](k, *args)
+    if head in FUNCTIONS:
+        return _function(head, args, k)
+    name, _, role = head.rpartition(".")
+    if name in world.ops:
+        return _reference(world.ops[name], role, args, world)
+    return _reference(world.ops[head], "", args, world)
+
+
+def _function(head: str, args: list[Any], k: Arithmetic) -> Any:
+    if head == "take" and args[0] is None:
+        return None
+    shapes = [a.shape if isinstance(a, np.ndarray) else a for a in args]
+    if head in ("add", "subtract", "multiply", "divide"):
+        args = [a if isinstance(a, np.ndarray) else k.array(a) for a in args]
+    else:
+        FUNCTIONS[head].shape(*shapes)
+    return FUNCTIONS[head].value(k, *args)
+
+
+def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
+    held = layout(op)
+    many = len(args) - len(held.attrs) - len(held.roles)
+    x = tuple(args[:many])
+    given = dict(zip((a.name for a in held.attrs), args[many:], strict=False))
+    roles = dict(zip(held.roles, args[many + len(held.attrs) :], strict=True))
+    params = {r: v for r, v in roles.items() if v is not None}
+    for param in op.params:
+        if param.when is not None and param.dtype is None:
+            given[param.when] = param.role in params
+    for name, source, axis in held.derived:
+        given[name] = params[source].shape[axis]
+    for left, attr in equations_of(op):
+        if isinstance(left, Star) and attr not in given:
+            given[attr] = params[op.params[0].role].shape
+    types = tuple(TensorType("f32", v.shape) for v in x)
+    attrs = bind_attrs(op, given, types)
+    wanted = instance(op, attrs, types)
+    for name, value in params.items():
+        if wanted.params[name].shape != value.shape:
+            raise Undefined(f"{op.name}: {name} is {value.shape}, not {wanted.params[name].shape}")
+    if role:
+        if op.update is None:
+            raise Undefined(f"{op.name} has no buffers")
+        return op.update(world.arithmetic, x, params, attrs)[role]
+    results = op.reference(world.arithmetic, x, params, attrs, world.mode)
+    return results[0] if len(results) == 1 else results
+
+
+# --- functions of proofs alone ---------------------------------------------------------------
+
+
+def _fibre_sum(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
+    _need(w.shape[axis] == len(g.entries), "fibre_sum: the axis has not the map's size")
+    axis %= w.ndim
+    before = (slice(None),) * axis
+    rest = w.shape[:axis] + w.shape[axis + 1 :]
+    pieces = []
+    for old in range(g.source):
+        members = w[(*before, np.flatnonzero(g.entries == old))]
+        piece = k.sum(members, (axis,)) if members.shape[axis] else k.array(np.zeros(rest, np.int64))
+        pieces.append(piece)
+    return np.stack(pieces, axis=axis)
+
+
+def _along_axis(name: str, axis: int) -> Callable[..., Array]:
+    def compute(k: Arithmetic, x: Array, v: Array | None) -> Array:
+        if v is None:
+            return x
+        _need(v.ndim == 1 and v.shape[0] == x.shape[axis], f"{name}: a vector of the axis's size")
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        result: Array = getattr(k, name)(x, v.reshape(shape))
+        return result
+
+    return compute
+
+
+def _moments(k: Arithmetic, x: Array) -> tuple[Array, Array, int]:
+    over = (0, *range(2, x.ndim))
+    count = x.size // x.shape[1]
+    share = k.number(Fraction(1, count))
+    mean = k.multiply(k.sum(x, over), share)
+    square = k.multiply(k.sum(k.multiply(x, x), over), share)
+    return mean, k.subtract(square, k.multiply(mean, mean)), count
+
+
+def _unbiased(k: Arithmetic, x: Array) -> Array:
+    _, variance, count = _moments(k, x)
+    return k.multiply(variance, k.number(Fraction(count, max(count - 1, 1))))
+
+
+def _blend(k: Arithmetic, old: Array, new: Array, share: float) -> Array:
+    kept = k.subtract(k.array(1), k.array(share))
+    return k.add(k.multiply(old, kept), k.multiply(new, k.number(share)))
+
+
+def _repeat(k: Arithmetic, g: IndexMap, before: int, after: int) -> IndexMap:
+    outer = np.arange(before)[:, None, None] * g.source + g.entries[None, :, None]
+    entries = outer * after + np.arange(after)[None, None, :]
+    return IndexMap(entries.reshape(-1), before * g.source * after)
+
+
+def _join(k: Arithmetic, g: IndexMap, h: IndexMap) -> IndexMap:
+    return IndexMap(np.concatenate([g.entries, h.entries + g.source]), g.source + h.source)
+
+
+def _same(k: Arithmetic, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
+    _need(all(e % 2 for e in kernel), "an even kernel has no same padding")
+    return tuple(d * (e - 1) // 2 for e, d in zip(kernel, dilation, strict=True))
+
+
+def _need(condition: bool, text: str) -> None:
+    if not condition:
+        raise WeightError(text)
+
+
+def _axis_of(x: Array, axis: int) -> int:
+    _need(-x.ndim <= axis < x.ndim, "no such axis")
+    return axis % x.ndim
+
+
+def _first(k: Arithmetic, x: Array, size: int, axis: int) -> Array:
+    _need(0 < size < x.shape[axis], "a part must be smaller than the whole")
+    return x.take(np.arange(size), axis=axis)
+
+
+def _rest(k: Arithmetic, x: Array, size: int, axis: int) -> Array:
+    _need(0 < size < x.shape[axis], "a part must be smaller than the whole")
+    return x.take(np.arange(size, x.shape[axis]), axis=axis)
+
+
+PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "fibre_sum": _fibre_sum,
+    "channel_add": _along_axis("add", 1),
+    "channel_subtract": _along_axis("subtract", 1),
+    "channel_multiply": _along_axis("multiply", 1),
+    "channel_divide": _along_axis("divide", 1),
+    "last_add": _along_axis("add", -1),
+    "batch_mean": lambda k, x: _moments(k, x)[0],
+    "batch_variance": lambda k, x: _moments(k, x)[1],
+    "batch_unbiased": _unbiased,
+    "blend": _blend,
+    "every": lambda k, n: IndexMap(np.arange(n), n),
+    "repeat": _repeat,
+    "join": _join,
+    "length": lambda k, g: len(g.entries),
+    "source": lambda k, g: g.source,
+    "same": _same,
+    "spatial": lambda k, value, rank: (value,) * rank,
+    "tuple": lambda k, *entries: entries,
+    "list": lambda k, *entries: entries,
+    "kernel_identity": lambda k, n, kernel: FUNCTIONS["identity"].value(k, n, *kernel),
+    "channels": lambda k, x: x.shape[1],
+    "size": lambda k, x, axis: x.shape[axis],
+    "before": lambda k, x, start, axis: math.prod(x.shape[start:axis]),
+    "after": lambda k, x, axis: math.prod(x.shape[_axis_of(x, axis) + 1 :]),
+    "first": _first,
+    "rest": _rest,
+    "port": lambda k, outputs, number: outputs[number],
+    "plus": lambda k, a, b: a + b,
+    "minus": lambda k, a, b: a - b,
+    "times": lambda k, a, b: a * b,
+}
+"""Functions that proofs speak of beside operators and weight functions."""
+
+CHANNELWISE = tuple(name for name in PROOF_FUNCTIONS if name.startswith("channel_"))
+
+
+# --- relations ------------------------------------------------------------------------------
+
+
+def _onto(g: IndexMap) -> bool:
+    return len(np.unique(g.entries)) == g.source
+
+
+def _aligned(x: Array, y: Array, axis: int) -> bool:
+    return axis < 0 or x.ndim == y.ndim
+
+
+def _stretches(x: Array, axis: int) -> bool:
+    """``x`` has extent 1 along an axis counted from the end, or no such axis."""
+    return axis < 0 and (-axis > x.ndim or x.shape[axis] == 1)
+
+
+RELATIONS: Mapping[str, Callable[..., bool]] = {
+    "onto": _onto,
+    "odd": lambda kernel: all(e % 2 for e in kernel) if isinstance(kernel, tuple) else bool(kernel % 2),
+    "aligned": _aligned,
+    "stretches": _stretches,
+    "scalar": lambda e: not isinstance(e, np.ndarray) or e.ndim == 0,
+    "before_last": lambda axis: axis < -1,
+    "differ": lambda a, b: a != b and (a < 0) == (b < 0),
+    "below": lambda a, b: 0 <= a < b,
+    "least": lambda a, b: a >= b >= 0,
+    "given": lambda v: v is not None,
+}
+"""Side conditions, by their meaning over values. ``equal`` holds where two terms have one value."""
