@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from archir.ir.graph import Graph, Node, Value
-from archir.ir.types import AttrValue
 from archir.lang import words
 from archir.lang.tree import is_name, write_path
 from archir.ops.record import OpSet
@@ -73,10 +72,8 @@ def node_call(node: Node, graph: Graph, ops: OpSet, names: dict[Value, str]) -> 
     """A node as a call in function form."""
     op = ops[node.op]
     rank = len(graph.type_of(node.inputs[0]).shape) if node.inputs else 0
-    stated: dict[str, AttrValue] = {
-        name: words.compact(op, name, node.attrs[name])
-        for name in words.needed(op, node.attrs, rank)
-    }
+    needed = words.needed(op, node.attrs, rank)
+    stated = {name: words.compact(op, name, node.attrs[name]) for name in needed}
     texts = {name: words.write_value(value) for name, value in stated.items()}
     operands = [write_path(names[value]) for value in node.inputs]
     renamed = words.suffix(words.renames(node.name, op, node.params))

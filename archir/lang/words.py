@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from archir.ir.types import AttrValue, TensorType
-from archir.lang.tree import escape, write_path
+from archir.lang.scalars import CONSTANTS
+from archir.lang.tree import KEYWORDS, escape, write_path
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import REQUIRED, Attrs, Kind, Op
 
 POSITIONAL = (Kind.INT, Kind.SPATIAL, Kind.PADDING, Kind.INTS, Kind.NUMBERS)
 """Kinds of attributes that read well without a keyword."""
 MAX_POSITIONAL = 3
+RESERVED = frozenset(CONSTANTS) | KEYWORDS
+"""Names that a block's parameter or binding had better not have."""
 
 
 def write_value(value: AttrValue) -> str:
@@ -64,11 +67,16 @@ def _needed(op: Op, items: tuple[tuple[str, AttrValue], ...], rank: int) -> tupl
             continue
         if tuple(map(repr, bound.items())) == tuple(map(repr, full.items())):
             kept = fewer
-    return tuple(kept)
+    stated = set(kept)
+    for index in reversed(range(min(MAX_POSITIONAL, len(op.attrs)))):
+        if op.attrs[index].name in stated and op.attrs[index].kind in POSITIONAL:
+            stated |= {attr.name for attr in op.attrs[:index] if attr.kind in POSITIONAL}
+            break
+    return tuple(attr.name for attr in op.attrs if attr.name in stated)
 
 
 def needed(op: Op, attrs: Attrs, rank: int) -> tuple[str, ...]:
-    """The names of the attributes that must be stated, in record order.
+    """The names of the attributes to state, in record order: no gap before one by position.
 
     ``rank`` is that of the first operand (0 without one).
     """
