@@ -7,7 +7,7 @@ import pytest
 from .project import imports, modules
 
 LAYERS = [
-    ["archir.grammar"],
+    ["archir.grammar", "archir.examples"],
     ["archir.diag", "archir.codes", "archir.files"],
     ["archir.ir"],
     ["archir.ops"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["archir.search"],
     ["archir.cli", "archir", "archir.__main__"],
 ]
-CONTENT = ["archir.grammar", "archir.rewrites", "archir.backends"]
+CONTENT = ["archir.examples", "archir.grammar", "archir.rewrites", "archir.backends"]
 """Found through entry points or as files: imported by nothing but themselves."""
 
 

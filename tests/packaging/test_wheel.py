@@ -33,7 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             (clone / name).write_bytes((ROOT / name).read_bytes())
     with tarfile.open(build("sdist", clone, place)) as sdist:
-        sdist.extractall(place / "sdist", filter="data")
+        # Python 3.11.0 to 3.11.3 do not know the filter yet
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        sdist.extractall(place / "sdist", **safe)
     (source,) = (place / "sdist").iterdir()
     return build("wheel", source, place)
 
