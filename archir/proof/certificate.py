@@ -103,17 +103,13 @@ class Certificate:
     params: Mapping[str, Any] = field(default_factory=dict)
     """The arch's parameters that the text was loaded with."""
 
-    def then(
-        self, kind: str, after: State, graph: Graph, facts: Mapping[str, Any]
-    ) -> Certificate:
+    def then(self, kind: str, after: State, graph: Graph, facts: Mapping[str, Any]) -> Certificate:
         """The chain with one more step."""
         before = self.steps[-1].after if self.steps else None
         step = Step(kind, before, after, facts)
         last = self.steps[-1].digest if self.steps else ""
         step = replace(step, digest=_digest(last, step))
-        return replace(
-            self, steps=(*self.steps, step), parameters=numbering(graph).parameters
-        )
+        return replace(self, steps=(*self.steps, step), parameters=numbering(graph).parameters)
 
     def to_json(self) -> str:
         """The certificate as the text of a ``.cert.json`` file."""

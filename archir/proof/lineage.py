@@ -49,7 +49,9 @@ class Lineage:
         path = self._find(f"{digest}.arch")
         text = path.read_text(encoding="utf-8", errors="replace")
         if text_hash(text) != digest:
-            raise error("A404", f"{path} was changed: its content does not have the hash in its name")
+            raise error(
+                "A404", f"{path} was changed: its content does not have the hash in its name"
+            )
         return text
 
     def tensors(self, digest: str, graph: Graph) -> Mapping[str, Array]:
@@ -63,7 +65,9 @@ class Lineage:
         path = self._find(f"{digest}.safetensors")
         found = load_weights(path)
         if set(graph.parameters) - set(found) or weights_hash(graph, found) != digest:
-            raise error("A404", f"{path} was changed: its content does not have the hash in its name")
+            raise error(
+                "A404", f"{path} was changed: its content does not have the hash in its name"
+            )
         return found
 
     def _find(self, name: str) -> Path:

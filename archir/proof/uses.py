@@ -12,8 +12,8 @@ import numpy as np
 from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
-from archir.rewrite.plan import Plan, dropout_in, region_of
 from archir.proof.exact import ExactCheck, check_use
+from archir.rewrite.plan import Plan, dropout_in, region_of
 from archir.weights.terms import Statistic, statistics
 
 SMALL = 20_000
@@ -104,9 +104,7 @@ def _decide(plan: Plan, ops: OpSet, mode: Mode, seed: int) -> ExactCheck:
     if check.equal:
         return check
     region = region_of(plan)
-    ordered = [
-        n.name for n in (*region.before, *region.after) if Law.ORDERED in ops[n.op].laws
-    ]
+    ordered = [n.name for n in (*region.before, *region.after) if Law.ORDERED in ops[n.op].laws]
     if ordered and check.numbers <= SMALL:
         check = check_use(plan, ops, mode, seed=seed, arithmetic=Rational())
         if check.equal:

@@ -61,7 +61,8 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     if not found:
         raise error(
             "A304",
-            f"`{name}` ({node.op}) has no axis that could change" + (f" as `.{suffix}`" if suffix else ""),
+            f"`{name}` ({node.op}) has no axis that could change"
+            + (f" as `.{suffix}`" if suffix else ""),
             node=name,
             hint="`archir rules FILE` lists the sites",
         )
@@ -153,7 +154,9 @@ def _terms(
         if (member.path, member.axis) in seen:
             continue
         seen.add((member.path, member.axis))
-        expression = {"produce": body.produce, "carry": body.carry, "consume": body.consume}[member.kind]
+        expression = {"produce": body.produce, "carry": body.carry, "consume": body.consume}[
+            member.kind
+        ]
         term = terms.get(member.path, Ref(member.path))
         scope.along = Along(term, member.axis, member.structure, held.number)
         value = evaluate(expression, scope)
@@ -162,19 +165,20 @@ def _terms(
         terms[member.path] = value  # type: ignore[assignment]
     scope.along = None
     shapes = {
-        p.path: tuple(s for s in p.type.shape if isinstance(s, int)) for p in graph.parameters.values()
+        p.path: tuple(s for s in p.type.shape if isinstance(s, int))
+        for p in graph.parameters.values()
     }
     for path, term in terms.items():
         try:
             shape_of(term, shapes)
         except WeightError as failure:
-            raise error("A220", f"rule `{rule.name}`, weight `{path}`: {failure}", span=rule.span) from None
+            raise error(
+                "A220", f"rule `{rule.name}`, weight `{path}`: {failure}", span=rule.span
+            ) from None
     return terms
 
 
-def _resized(
-    graph: Graph, ops: OpSet, classes: AxisClasses, held: AxisClass, size: int
-) -> Graph:
+def _resized(graph: Graph, ops: OpSet, classes: AxisClasses, held: AxisClass, size: int) -> Graph:
     """The graph with every attribute that states a size of the class brought up to date."""
     builder = graph.edit()
     for name in held.nodes:

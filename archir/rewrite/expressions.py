@@ -146,7 +146,9 @@ def _name(expression: t.Name, scope: Scope) -> Result:
     if node is not None:
         known = ", ".join([*node.params, *node.attrs]) or "nothing"
         hint = f"it has: {known}"
-        raise error("A212", f"`{owner}` ({node.op}) has no `{leaf}`", span=expression.span, hint=hint)
+        raise error(
+            "A212", f"`{owner}` ({node.op}) has no `{leaf}`", span=expression.span, hint=hint
+        )
     known = ", ".join([*scope.names, *scope.tensors, *scope.nodes])
     raise error("A212", f"`{path}` is not defined", span=expression.span, hint=f"defined: {known}")
 
@@ -200,7 +202,9 @@ def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
     old, new = (args + [None, None])[:2]
     if not isinstance(old, int) or not isinstance(new, int) or not 0 < old <= new <= MAX_SIZE:
         raise error(
-            "A211", f"replicate wants 0 < size <= new size <= {MAX_SIZE}, got {old}, {new}", span=span
+            "A211",
+            f"replicate wants 0 < size <= new size <= {MAX_SIZE}, got {old}, {new}",
+            span=span,
         )
     assert scope.rng is not None
     more = scope.rng.integers(0, old, new - old)
@@ -220,7 +224,9 @@ def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Resu
     value = scope.tensors.get(subject)
     if value is None:
         known_names = ", ".join(scope.tensors) or "none"
-        raise error("A212", f"no tensor is called `{subject}`", span=span, hint=f"there is: {known_names}")
+        raise error(
+            "A212", f"no tensor is called `{subject}`", span=span, hint=f"there is: {known_names}"
+        )
     shape = scope.graph.type_of(value).shape
     if name == "rank":
         return len(shape)

@@ -100,5 +100,3 @@ def read_rule_file(path: Path, ops: OpSet) -> list[Rule]:
         what = reason.strerror if isinstance(reason, OSError) else "it is not UTF-8 text"
         raise error("A607", f"cannot read {path}: {what}") from None
     return parse_rules(Source(str(path), text), ops, str(path))
-
-

@@ -157,7 +157,9 @@ class Matcher:
             wanted = self._normal(node, name, evaluate(expression, scope))
             if plain(wanted) != actual:
                 self._fail(
-                    state, node.name, f"its {name} is {_show(actual)}, the rule wants {_show(wanted)}"
+                    state,
+                    node.name,
+                    f"its {name} is {_show(actual)}, the rule wants {_show(wanted)}",
                 )
                 return False
         return True
@@ -189,7 +191,9 @@ class Matcher:
         assert isinstance(body, Rewriting)
         inside = {node.name for node in match.nodes.values()}
         shown = {
-            (o.node, o.port) for name, o in body.match.bindings.items() if name in body.replace.bindings
+            (o.node, o.port)
+            for name, o in body.match.bindings.items()
+            if name in body.replace.bindings
         }
         for name, node in match.nodes.items():
             if body.replace.node(name) is not None:

@@ -35,7 +35,9 @@ class PatternReader:
         """The pattern of a list of statements."""
         for statement in statements:
             if not isinstance(statement, t.Bind):
-                self.complain("A209", "a pattern holds `name = ...` statements only", statement.span)
+                self.complain(
+                    "A209", "a pattern holds `name = ...` statements only", statement.span
+                )
                 continue
             first = len(self.nodes)
             value = self.value(statement.value)
@@ -130,7 +132,9 @@ class PatternReader:
         if isinstance(expression, t.Chain):
             signs = {sign for sign, _ in expression.rest}
             if len(signs) == 1 and (sign := signs.pop()) in OPERATORS:
-                parts = [self.value(e) for e in (expression.first, *(e for _, e in expression.rest))]
+                parts = [
+                    self.value(e) for e in (expression.first, *(e for _, e in expression.rest))
+                ]
                 return self._add(self.ops[OPERATORS[sign]], parts, {}, None, expression.span)
         return self.complain("A209", "a pattern cannot hold this", expression.span)
 
@@ -177,7 +181,10 @@ class PatternReader:
             if op.attr(name) is None:
                 known = ", ".join(a.name for a in op.attrs) or "none"
                 return self.complain(
-                    "A209", f"`{op.name}` has no attribute `{name}`", argument.span, f"it has: {known}"
+                    "A209",
+                    f"`{op.name}` has no attribute `{name}`",
+                    argument.span,
+                    f"it has: {known}",
                 )
             attrs[name] = argument.value
         return self._add(op, operands, attrs, label, call.span)

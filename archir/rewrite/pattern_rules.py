@@ -61,7 +61,9 @@ def plan_pattern(
     try:
         after = build.builder.build()
     except ValueError as reason:
-        raise error("A306", f"rule `{rule.name}` cannot be applied: {reason}", node=match.root) from None
+        raise error(
+            "A306", f"rule `{rule.name}` cannot be applied: {reason}", node=match.root
+        ) from None
     matched = tuple(node.name for node in match.nodes.values())
     return Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched)
 
@@ -132,7 +134,9 @@ def _node(
     name = old.name if old is not None else _fresh(pattern.name, match.root, build)
     roles = [p for p in op.present(attrs)]
     params = {
-        p.role: old.params[p.role] if old is not None and p.role in old.params else f"{name}.{p.role}"
+        p.role: old.params[p.role]
+        if old is not None and p.role in old.params
+        else f"{name}.{p.role}"
         for p in roles
     }
     made = Node(name, op.name, attrs, inputs, params, use.types)
@@ -158,7 +162,10 @@ def _unchanged(
     for old in [own] if own is not None else match.nodes.values():
         if old.name in build.kept or old.op != pattern.op or old.inputs != inputs:
             continue
-        if all(old.attrs[name] in (value, _spread(old.attrs[name], value)) for name, value in stated.items()):
+        if all(
+            old.attrs[name] in (value, _spread(old.attrs[name], value))
+            for name, value in stated.items()
+        ):
             return old
     return None
 
@@ -226,17 +233,20 @@ def _terms(
             if path in terms or path in graph.parameters:
                 continue
             if parameter.type.dtype in ("i64", "i32"):
-                terms[path] = Apply("zeros", tuple(s for s in parameter.type.shape if isinstance(s, int)))
+                terms[path] = Apply(
+                    "zeros", tuple(s for s in parameter.type.shape if isinstance(s, int))
+                )
             else:
-                raise error("A221", f"rule `{rule.name}` gives no value to `{path}`", span=rule.span)
+                raise error(
+                    "A221", f"rule `{rule.name}` gives no value to `{path}`", span=rule.span
+                )
     return terms
 
 
-def _shape(
-    rule: Rule, path: str, term: Term, span: Span, build: _Build, graph: Graph
-) -> None:
+def _shape(rule: Rule, path: str, term: Term, span: Span, build: _Build, graph: Graph) -> None:
     shapes = {
-        p.path: tuple(s for s in p.type.shape if isinstance(s, int)) for p in graph.parameters.values()
+        p.path: tuple(s for s in p.type.shape if isinstance(s, int))
+        for p in graph.parameters.values()
     }
     wanted = tuple(s for s in build.builder.parameters[path].type.shape if isinstance(s, int))
     try:

@@ -148,7 +148,10 @@ class _RuleReader:
                 self.complain("A202", f"the rule has two `{kind}` parts", self.reader.span(extra))
         if "doc" not in parts:
             self.complain(
-                "A202", "the rule has no text that says what it does", span, 'add "..." as its first line'
+                "A202",
+                "the rule has no text that says what it does",
+                span,
+                'add "..." as its first line',
             )
 
     def _text(self, parts: dict[str, list[Tree[Token]]], kind: str) -> str:
@@ -170,7 +173,9 @@ class _RuleReader:
                     self.complain("A204", "a default is a number, true or false", value.span)
             if kind.text not in KINDS:
                 self.complain(
-                    "A204", f"a parameter is one of {', '.join(KINDS)}, not `{kind.text}`", kind.span
+                    "A204",
+                    f"a parameter is one of {', '.join(KINDS)}, not `{kind.text}`",
+                    kind.span,
                 )
                 continue
             found.append(RuleParameter(name.text, kind.text, default))  # type: ignore[arg-type]
@@ -255,7 +260,9 @@ class _RuleReader:
     def _reshaping(self, parts: dict[str, list[Tree[Token]]], label: t.Ident) -> Reshaping | None:
         over = parts["over"][0]
         variable, site = (self.reader.ident(c) for c in over.children[:2])
-        acts = {str(a.children[0]): self.reader.expression(a.children[1]) for a in parts.get("act", [])}
+        acts = {
+            str(a.children[0]): self.reader.expression(a.children[1]) for a in parts.get("act", [])
+        }
         for kind in ("produce", "carry", "consume"):
             if kind not in acts:
                 self.complain("A202", f"a rule over a class says what members {kind}", label.span)

@@ -15,7 +15,7 @@ from archir.ir.types import AttrValue
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
 from archir.rewrite.class_rules import SUFFIXES, class_at, plan_class, refusal
-from archir.rewrite.match import Failure, Match, Matcher
+from archir.rewrite.match import Failure, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
 from archir.rewrite.rule import Reshaping, Rule, RuleParameter
@@ -58,9 +58,7 @@ class Planner:
         matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
         return [Site(rule.name, match.root) for match in matcher.all()]
 
-    def plan(
-        self, rule: Rule, at: str, arguments: Mapping[str, AttrValue], seed: int = 0
-    ) -> Plan:
+    def plan(self, rule: Rule, at: str, arguments: Mapping[str, AttrValue], seed: int = 0) -> Plan:
         """Plan a rule at one site.
 
         Raises:
@@ -122,7 +120,11 @@ class Planner:
         if len(ends) == 1:
             return ends[0]
         close = difflib.get_close_matches(name, [n.name for n in self.graph], 3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`archir rules FILE` lists the sites"
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else "`archir rules FILE` lists the sites"
+        )
         if ends:
             raise error("A606", f"`{name}` fits several nodes: {', '.join(ends[:6])}")
         raise error("A605", f"the network has no node `{name}`", hint=hint)
@@ -202,9 +204,7 @@ def _defaults(rule: Rule) -> dict[str, AttrValue]:
     return {p.name: p.default for p in rule.parameters if p.default is not None}
 
 
-def bind_arguments(
-    rule: Rule, given: Mapping[str, AttrValue], site: str
-) -> dict[str, AttrValue]:
+def bind_arguments(rule: Rule, given: Mapping[str, AttrValue], site: str) -> dict[str, AttrValue]:
     """The rule's parameters: given values, then defaults.
 
     Raises:
