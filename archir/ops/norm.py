@@ -61,8 +61,8 @@ BATCH_NORM = Op(
     name="batch_norm",
     doc="Batch normalisation over all axes but the channel axis 1; eval uses running statistics.",
     signature=(
-        "x[n, c, ...]  weight?[c] bias?[c] running_mean?[c] running_var?[c] "
-        "num_batches_tracked?[]  ->  [n, c, ...]"
+        "x[n!, c, ...!]  weight?[c] bias?[c] running_mean?[c] running_var?[c] "
+        "num_batches_tracked?[]  ->  [n!, c, ...!]"
     ),
     attrs=(
         Attr("eps", Kind.FLOAT, 1e-5, least=0),

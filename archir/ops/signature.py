@@ -36,9 +36,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Star:
-    """Several axes under one name."""
+    """Several axes under one name, all opaque or none."""
 
     name: str
+    opaque: bool = False
 
 
 Shape = tuple[Axis | Star, ...]
@@ -94,8 +95,8 @@ def _shape(tree: Tree[Token] | Token) -> Shape:
 
 
 def _axis(tree: Tree[Token]) -> Axis | Star:
-    if tree.data == "rest":
-        return Star("_")
+    if tree.data in ("rest", "closed"):
+        return Star("_", opaque=tree.data == "closed")
     if tree.data == "star":
         return Star(str(tree.children[0]))
     return Axis(_terms(tree.children[0]), opaque=tree.data == "opaque")
@@ -145,7 +146,7 @@ def expand(
             if isinstance(axis, Axis):
                 out.append(axis)
             else:
-                out.extend(Axis(((name,),)) for name in spelled[axis.name])
+                out.extend(Axis(((name,),), axis.opaque) for name in spelled[axis.name])
         return tuple(out)
 
     return Expanded(

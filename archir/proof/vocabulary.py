@@ -343,10 +343,6 @@ def _onto(g: IndexMap) -> bool:
     return len(np.unique(g.entries)) == g.source
 
 
-def _aligned(x: Array, y: Array, axis: int) -> bool:
-    return axis < 0 or x.ndim == y.ndim
-
-
 def _stretches(x: Array, axis: int) -> bool:
     """``x`` has extent 1 along an axis counted from the end, or no such axis."""
     return axis < 0 and (-axis > x.ndim or x.shape[axis] == 1)
@@ -355,9 +351,9 @@ def _stretches(x: Array, axis: int) -> bool:
 RELATIONS: Mapping[str, Callable[..., bool]] = {
     "onto": _onto,
     "odd": lambda kernel: all(e % 2 for e in kernel) if isinstance(kernel, tuple) else bool(kernel % 2),
-    "aligned": _aligned,
     "stretches": _stretches,
     "scalar": lambda e: not isinstance(e, np.ndarray) or e.ndim == 0,
+    "from_end": lambda axis: axis < 0,
     "before_last": lambda axis: axis < -1,
     "differ": lambda a, b: a != b and (a < 0) == (b < 0),
     "below": lambda a, b: 0 <= a < b,

@@ -1,0 +1,393 @@
+"""Axioms: the named laws that proofs rest on, read from ``.axiom`` files.
+
+An axiom speaks of declared variables. ``for F: elementwise`` makes it a schema with one law for
+each operator (or function) of that family. Attributes that a use does not state stand for
+anything, and are the same on both sides. A law is used from left to right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from archir.diag import ArchirError, Diagnostic, Source, Span, error
+from archir.lang import tree as t
+from archir.lang.convert import Reader, kind_of
+from archir.ops.record import Kind, Law, Mode, Op, OpSet
+from archir.ops.signature import Axis, Star, parse_signature
+from archir.proof.terms import (
+    NONE,
+    Application,
+    Constant,
+    Fact,
+    Formula,
+    Variable,
+    apply,
+    parts,
+    variables,
+)
+from archir.proof.vocabulary import (
+    CHANNELWISE,
+    FOLDED,
+    PROOF_FUNCTIONS,
+    RELATIONS,
+    layout,
+)
+from archir.rewrite.library import GROUP
+from archir.weights.functions import FUNCTIONS
+
+SCALARS = ("axis", "number", "int", "kernel", "steps")
+FAMILIES = ("elementwise", "idempotent", "mapped_channels", "mapped_batch", "channelwise")
+_INFIX = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """An axis of a declared tensor: a product of names and numbers; a star, for several axes."""
+
+    factors: tuple[str | int, ...]
+    star: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a variable of an axiom is: a tensor of a shape, a map between sizes, or a scalar."""
+
+    name: str
+    shape: tuple[Dimension, ...] | None = None
+    map: tuple[str, str] | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Lawful:
+    """One law, ready to be used: an axiom, or one member of a schema's family."""
+
+    name: str
+    axiom: str
+    modes: tuple[Mode, ...]
+    left: Formula
+    right: Formula
+    conditions: tuple[Fact, ...]
+    declared: tuple[Declared, ...]
+
+
+@dataclass(frozen=True)
+class Axiom:
+    """An axiom as it stands in its file."""
+
+    name: str
+    doc: str
+    modes: tuple[Mode, ...]
+    declared: tuple[Declared, ...]
+    sides: t.Compare
+    where: tuple[t.Expr, ...]
+    text: str
+    span: Span
+
+    def laws(self, ops: OpSet) -> list[Lawful]:
+        """The laws it stands for, with these operators.
+
+        Raises:
+            ArchirError: A411, it says something that has no meaning.
+        """
+        family = next((d for d in self.declared if d.kind in FAMILIES), None)
+        if family is None:
+            return [_Speller(self, ops, {}).law(self.name)]
+        return [
+            _Speller(self, ops, {family.name: member}).law(f"{self.name}[{member}]")
+            for member in members(family.kind, ops, self.modes)
+        ]
+
+
+def members(family: str, ops: OpSet, modes: Sequence[Mode]) -> list[str]:
+    """The operators and functions of a family, from their records."""
+    if family == "channelwise":
+        return list(CHANNELWISE)
+    found: list[str] = []
+    for op in ops.values():
+        if "train" in modes and Law.RANDOM_IN_TRAINING in op.laws:
+            continue
+        unary = op.operands == (1, 1) and not op.params and op.update is None
+        if unary and _belongs(op, family):
+            found.append(op.name)
+    return [*found, *(("sqrt",) if family == "elementwise" else ())]
+
+
+def _belongs(op: Op, family: str) -> bool:
+    if family == "elementwise":
+        return Law.ELEMENTWISE in op.laws
+    if family == "idempotent":
+        return Law.IDEMPOTENT in op.laws
+    if Law.ELEMENTWISE in op.laws or not isinstance(op.signature, str):
+        return False
+    signature = parse_signature(op.signature)
+    place = 1 if family == "mapped_channels" else 0
+    sides = [signature.tensors[0][2], *signature.results]
+    if len(sides) != 2 or any(len(s) <= place for s in sides):
+        return False
+    axes = [s[place] for s in sides]
+    plain = all(isinstance(a, Axis) and not a.opaque for a in axes)
+    return plain and not any(isinstance(a, Star) for s in sides for a in s[:place]) and axes[0] == axes[1]
+
+
+class _Speller:
+    """Turns the expressions of an axiom into terms."""
+
+    def __init__(self, axiom: Axiom, ops: OpSet, family: Mapping[str, str]) -> None:
+        self.axiom, self.ops, self.family = axiom, ops, family
+        self.names = {d.name for d in axiom.declared} - set(family)
+
+    def law(self, name: str) -> Lawful:
+        left, right = self.term(self.axiom.sides.left), self.term(self.axiom.sides.right)
+        conditions = tuple(self.condition(e) for e in self.axiom.where)
+        bound = variables(left)
+        for fact in conditions:
+            if fact.relation == "equal":
+                bound |= {v for a in fact.args for v in variables(a)}
+        loose = sorted(variables(right) - bound)
+        if loose:
+            raise self.wrong(
+                f"`{loose[0]}` stands on the right alone", self.axiom.sides.right
+            )
+        return Lawful(
+            name,
+            self.axiom.name,
+            self.axiom.modes,
+            left,
+            right,
+            conditions,
+            tuple(d for d in self.axiom.declared if d.kind not in FAMILIES),
+        )
+
+    def wrong(self, text: str, where: t.Expr) -> ArchirError:
+        return error("A411", f"axiom `{self.axiom.name}`: {text}", span=where.span)
+
+    def term(self, expression: t.Expr) -> Formula:
+        match expression:
+            case t.Paren():
+                return self.term(expression.inner)
+            case t.Literal():
+                return Constant(expression.value)
+            case t.Unary(op="-", operand=t.Literal(value=int() | float() as value)):
+                return Constant(-value)
+            case t.Name():
+                if expression.path not in self.names:
+                    raise self.wrong(f"`{expression.path}` is not declared", expression)
+                return Variable(expression.path)
+            case t.Chain():
+                term = self.term(expression.first)
+                for sign, part in expression.rest:
+                    if sign not in _INFIX:
+                        raise self.wrong(f"`{sign}` has no meaning here", expression)
+                    term = apply(_INFIX[sign], term, self.term(part))
+                return term
+            case t.Call():
+                return self.call(expression)
+        raise self.wrong("a law cannot hold this", expression)
+
+    def call(self, call: t.Call) -> Formula:
+        head = self.family.get(call.callee.text, call.callee.text)
+        if head == "identity":
+            kernel = self.term(call.arguments[1].value) if len(call.arguments) > 1 else apply("tuple")
+            return apply("kernel_identity", self.term(call.arguments[0].value), kernel)
+        name = head.rpartition(".")[0] or head
+        if name in self.ops and head not in FOLDED:
+            return self.use(head, self.ops[name], call)
+        if head not in FUNCTIONS and head not in PROOF_FUNCTIONS:
+            raise self.wrong(f"there is no `{head}`", call)
+        return Application(head, tuple(self.term(a.value) for a in call.arguments))
+
+    def use(self, head: str, op: Op, call: t.Call) -> Formula:
+        held = layout(op)
+        operands = [self.term(a.value) for a in call.arguments if a.keyword is None]
+        stated = {a.keyword.text: a.value for a in call.arguments if a.keyword is not None}
+        known = {a.name for a in held.attrs} | set(held.roles)
+        for name, value in stated.items():
+            if name not in known:
+                raise self.wrong(f"`{op.name}` has no `{name}` here", value)
+        tail: list[Formula] = []
+        for attr in held.attrs:
+            tail.append(self.attribute(op, attr.name, attr.kind, stated.get(attr.name)))
+        for role in held.roles:
+            tail.append(self.term(stated[role]) if role in stated else Variable(f"{op.name}.{role}"))
+        return Application(head, (*operands, *tail))
+
+    def attribute(self, op: Op, name: str, kind: Kind, value: t.Expr | None) -> Formula:
+        if value is None:
+            return Variable(f"{op.name}.{name}")
+        term = self.term(value)
+        if kind in (Kind.SPATIAL, Kind.PADDING) and isinstance(term, Constant):
+            return apply("spatial", term, Variable("spatial rank"))
+        return term
+
+    def condition(self, expression: t.Expr) -> Fact:
+        if isinstance(expression, t.Compare):
+            sides = (self.term(expression.left), self.term(expression.right))
+            if expression.op == "!=" and NONE in sides:
+                return Fact("given", (sides[0] if sides[1] == NONE else sides[1],))
+            names = {"==": "equal", "!=": "differ", "<": "below", ">=": "least"}
+            if expression.op in names:
+                return Fact(names[expression.op], sides)
+        if isinstance(expression, t.Call) and expression.callee.text in RELATIONS:
+            args = tuple(self.term(a.value) for a in expression.arguments)
+            return Fact(expression.callee.text, args)
+        raise self.wrong("this is no side condition", expression)
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Lark:
+    return Lark.open_from_package(
+        "archir.grammar", "axiom.lark", parser="lalr", start="axioms", propagate_positions=True
+    )
+
+
+def parse_axioms(source: Source) -> list[Axiom]:
+    """The axioms of a file.
+
+    Raises:
+        ArchirError: A410 (not the syntax of axioms), A411 (what has no meaning).
+    """
+    try:
+        tree = _parser().parse(source.text)
+    except UnexpectedInput as reason:
+        at = max(reason.pos_in_stream or 0, 0)
+        span = Span(source, at, min(at + 1, len(source.text)))
+        raise error(
+            "A410",
+            "this is not expected in a file of axioms",
+            span=span,
+            hint="an axiom is `axiom name in eval, train { \"text\" for x[n, c] left == right where ... }`",
+        ) from None
+    found: list[Axiom] = []
+    wrong: list[Diagnostic] = []
+    for child in tree.children:
+        assert isinstance(child, Tree)
+        try:
+            found.append(_axiom(child, Reader(source), source))
+        except ArchirError as failure:
+            wrong.extend(failure.diagnostics)
+    for number, axiom in enumerate(found):
+        if any(other.name == axiom.name for other in found[:number]):
+            wrong.append(Diagnostic("A411", f"two axioms are named `{axiom.name}`", axiom.span))
+    if wrong:
+        raise ArchirError(*wrong)
+    return found
+
+
+def _axiom(tree: Tree[Token], reader: Reader, source: Source) -> Axiom:
+    name, *rest = tree.children
+    label = reader.ident(name)
+    modes: list[str] = []
+    doc, declared, where = "", (), ()
+    sides: t.Expr | None = None
+    for child in rest:
+        if child is None:
+            continue
+        if isinstance(child, Token) and child.type == "PATH":
+            modes.append(str(child))
+        elif isinstance(child, Token) and child.type == "DOC":
+            doc = " ".join(str(child)[1:-1].split())
+        elif isinstance(child, Tree) and kind_of(child) == "given":
+            declared = tuple(_declared(c, reader) for c in child.children if isinstance(c, Tree))
+        elif isinstance(child, Tree) and kind_of(child) == "where":
+            where = tuple(reader.expression(e) for e in child.children)
+        else:
+            sides = reader.expression(child)
+    for mode in modes:
+        if mode not in ("eval", "train"):
+            raise error("A411", f"axiom `{label.text}`: there is no mode `{mode}`", span=label.span)
+    if not isinstance(sides, t.Compare) or sides.op != "==":
+        raise error("A411", f"axiom `{label.text}` is no equation", span=label.span)
+    ordered: tuple[Mode, ...] = tuple(m for m in ("eval", "train") if m in modes)  # type: ignore[misc]
+    span = reader.span(tree)
+    text = source.text[span.start : span.end]
+    return Axiom(label.text, doc, ordered, declared, sides, where, text, label.span)
+
+
+def _declared(tree: Tree[Token], reader: Reader) -> Declared:
+    label = reader.ident(tree.children[0])
+    kind = kind_of(tree)
+    if kind == "map":
+        new, old = (str(c) for c in tree.children[1:])
+        return Declared(label.text, map=(new, old))
+    if kind == "scalar":
+        what = str(tree.children[1])
+        if what not in SCALARS + FAMILIES:
+            known = ", ".join(SCALARS + FAMILIES)
+            raise error("A411", f"there is no kind `{what}`", span=label.span, hint=f"there are: {known}")
+        return Declared(label.text, kind=what)
+    dims = [d for d in tree.children[1:] if isinstance(d, Tree)]
+    return Declared(label.text, shape=tuple(_dimension(d) for d in dims))
+
+
+def _dimension(tree: Tree[Token]) -> Dimension:
+    kind = kind_of(tree)
+    if kind == "rest":
+        return Dimension(("_",), star=True)
+    if kind == "star":
+        return Dimension((str(tree.children[0]),), star=True)
+    leaves = tree.scan_values(lambda v: isinstance(v, Token))
+    factors: list[str | int] = [int(v) if str(v).isdigit() else str(v) for v in leaves]
+    return Dimension(tuple(factors))
+
+
+@dataclass(frozen=True)
+class Axioms:
+    """The axioms that proofs may use; a value, passed explicitly."""
+
+    axioms: tuple[Axiom, ...]
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the axioms' texts, white space and comments folded."""
+        digest = hashlib.sha256(b"archir axioms 1\n")
+        for axiom in sorted(self.axioms, key=lambda a: a.name):
+            lines = (line.split("#")[0] for line in axiom.text.splitlines())
+            digest.update(" ".join(" ".join(lines).split()).encode() + b"\n")
+        return digest.hexdigest()
+
+    def laws(self, ops: OpSet) -> list[Lawful]:
+        """All laws, schemas spelled out."""
+        return [law for axiom in self.axioms for law in axiom.laws(ops)]
+
+    def without(self, names: Iterable[str]) -> Axioms:
+        """These axioms less some."""
+        gone = set(names)
+        return Axioms(tuple(a for a in self.axioms if a.name not in gone))
+
+
+def axioms_in(folder: Traversable) -> list[Axiom]:
+    """The axioms of every ``.axiom`` file of a folder, files in the order of their names."""
+    found: list[Axiom] = []
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".axiom"):
+            found.extend(parse_axioms(Source(entry.name, entry.read_text(encoding="utf-8"))))
+    return found
+
+
+def installed_axioms(points: Sequence[EntryPoint] | None = None) -> Axioms:
+    """The axioms of all installed packages that offer rules.
+
+    Raises:
+        ArchirError: A410, A411, a file is wrong; A412, two axioms have one name.
+    """
+    found: dict[str, Axiom] = {}
+    for point in entry_points(group=GROUP) if points is None else points:
+        for axiom in axioms_in(files(point.value)):
+            if found.setdefault(axiom.name, axiom) is not axiom:
+                raise error("A412", f"two axioms are named `{axiom.name}`", span=axiom.span)
+    return Axioms(tuple(found.values()))
+
+
+def mentioned(law: Lawful) -> set[str]:
+    """The heads that a law's left side needs."""
+    return {p.head for p in parts(law.left) if isinstance(p, Application)}

@@ -1,0 +1,87 @@
+"""The process that saturates: jobs in on stdin, one line of JSON out for each goal.
+
+The only file that knows egglog, and a process of its own, so that it can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+
+def saturate(
+    prelude: str, laws: Sequence[str], setup: str, steps: int, size: int
+) -> tuple[bool, int, Any]:
+    """Whether the goals of ``setup`` (``$left``, ``$right``) meet, after how many steps, and the e-graph."""
+    from egglog.bindings import EggSmolError, EGraph
+
+    graph = EGraph()
+
+    def run(text: str) -> list[Any]:
+        return list(graph.run_program(*graph.parse_program(text)))
+
+    run(prelude + "\n".join(laws) + setup)
+    before = -1
+    for step in range(steps + 1):
+        try:
+            run("(check (= $left $right))")
+        except EggSmolError:
+            pass
+        else:
+            return True, step, run
+        now = _size(run)
+        if now == before or now > size:
+            return False, step, run
+        before = now
+        run("(run laws 1)")
+    return False, steps, run
+
+
+def _size(run: Any) -> int:
+    """A number that grows while the e-graph changes: its tuples, and its merged classes."""
+    (report,) = run("(print-size)")
+    total = 0
+    for line in str(report).replace("(", " ").replace(")", " ").splitlines():
+        name, _, count = line.strip().rpartition(" ")
+        if name and count.isdigit():
+            total += int(count)
+    return total
+
+
+def _minimal(job: dict[str, Any], goal: dict[str, Any], names: list[str]) -> list[str]:
+    """An irreducible set of axioms that still proves a goal: each is left out in turn."""
+    kept = list(names)
+    for name in names:
+        trial = [n for n in kept if n != name]
+        laws = [law for n in trial for law in job["laws"][n]]
+        if saturate(job["prelude"], laws, goal["setup"], job["steps"], job["size"])[0]:
+            kept = trial
+    return kept
+
+
+def work(job: dict[str, Any]) -> None:
+    """Do all goals of a job."""
+    for goal in job["goals"]:
+        start = time.perf_counter()
+        laws = [law for name in goal["axioms"] for law in job["laws"][name]]
+        proved, steps, run = saturate(
+            job["prelude"], laws, goal["setup"], job["steps"], job["size"]
+        )
+        members: list[str] = []
+        used: list[str] = []
+        if proved:
+            (found,) = run(f"(extract $left {job['members']})")
+            members = [line.strip() for line in str(found).splitlines()[1:] if line.strip(" ()")]
+            used = _minimal(job, goal, goal["axioms"]) if job["minimal"] else list(goal["axioms"])
+        seconds = time.perf_counter() - start
+        answer = {"name": goal["name"], "proved": proved, "steps": steps, "axioms": used}
+        answer |= {"members": members, "seconds": seconds}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    work(json.load(sys.stdin))
