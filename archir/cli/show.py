@@ -6,39 +6,24 @@ from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.cli.options import human
-from archir.ir.types import AttrValue
+from archir.ir.graph import Graph, Node
+from archir.lang.words import compact, needed, write_value
 from archir.ops import installed_ops
 from archir.ops.cost import cost
-from archir.ops.infer import bind_attrs
 from archir.ops.record import OpSet
-from archir.ir.graph import Graph, Node
+
+MOST = 48
+"""Characters of attributes that a row shows."""
 
 
 def attrs_text(node: Node, graph: Graph, ops: OpSet) -> str:
-    """The attributes of a node that differ from their defaults."""
-    types = tuple(graph.type_of(v) for v in node.inputs)
-    required = {a.name: node.attrs[a.name] for a in ops[node.op].attrs if a.name in ("out", "kernel")}
-    usual = bind_attrs(ops[node.op], {**node.attrs, **_without_defaults(node, ops)}, types)
-    parts = [
-        f"{name}={_short(value)}"
-        for name, value in node.attrs.items()
-        if name in required or usual.get(name) != value
-    ]
-    return " ".join(parts)
-
-
-def _without_defaults(node: Node, ops: OpSet) -> dict[str, AttrValue]:
-    from archir.ops.record import REQUIRED
-
-    return {a.name: a.default for a in ops[node.op].attrs if a.default is not REQUIRED}
-
-
-def _short(value: AttrValue) -> str:
-    if isinstance(value, tuple):
-        same = len(set(value)) == 1
-        text = _short(value[0]) if same and value else "x".join(_short(v) for v in value)
-        return text if len(text) <= 24 else text[:21] + "..."
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """The attributes of a node that must be stated, as the language writes them."""
+    op = ops[node.op]
+    rank = graph.type_of(node.inputs[0]).rank if node.inputs else 0
+    stated = needed(op, node.attrs, rank)
+    texts = {name: write_value(compact(op, name, node.attrs[name])) for name in stated}
+    text = " ".join(f"{name}={value}" for name, value in texts.items())
+    return text if len(text) <= MOST else text[: MOST - 3] + "..."
 
 
 def show(file: str, param: tuple[str, ...]) -> Report:

@@ -234,7 +234,10 @@ class Residues:
 
 def balance(a: Array) -> Array:
     """The residue of least absolute value, in float64 (exact below 2**53)."""
-    return np.asarray(a - PRIME * np.rint(a / PRIME))
+    multiple = np.multiply(a, 1 / PRIME)
+    multiple = np.asarray(np.rint(multiple))
+    np.multiply(multiple, PRIME, out=multiple)
+    return np.subtract(a, multiple, out=multiple)
 
 
 def index(a: Array) -> npt.NDArray[np.int64]:

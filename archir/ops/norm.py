@@ -34,11 +34,12 @@ def _batch_norm(
     eps = a["eps"]
     assert isinstance(eps, float)
     deviation = k.sqrt(k.add(variance, k.number(eps)))
-    y = k.divide(k.subtract(image, _along(mean, image.ndim)), _along(deviation, image.ndim))
-    if "weight" in p:
-        y = k.multiply(y, _along(p["weight"], image.ndim))
-        y = k.add(y, _along(p["bias"], image.ndim))
-    return (y,)
+    centred = k.subtract(image, _along(mean, image.ndim))
+    if "weight" not in p:
+        return (k.divide(centred, _along(deviation, image.ndim)),)
+    scale = k.divide(p["weight"], deviation)
+    y = k.multiply(centred, _along(scale, image.ndim))
+    return (k.add(y, _along(p["bias"], image.ndim)),)
 
 
 def _update(

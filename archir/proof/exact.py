@@ -10,6 +10,7 @@ probability of about d / p for polynomials of degree d (Schwartz, Zippel), p = 1
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,27 +60,42 @@ def shape_in_check(type_: TensorType, batch: int) -> tuple[int, ...]:
     return tuple(size for size in out if isinstance(size, int))
 
 
-def check_use(
-    plan: Plan, ops: OpSet, mode: Mode, *, seed: int = 0, arithmetic: Arithmetic | None = None
-) -> ExactCheck:
-    """Compare both sides of a plan exactly.
+@dataclass(frozen=True)
+class Trial:
+    """Random parameters for both sides of a plan; the modes of one use share them."""
 
-    In GF(p) by default. Where that differs and the region holds an operator whose field
-    stand-in knows no order, exact fractions decide, if the region is small enough for them.
-    """
-    start = time.perf_counter()
-    region = region_of(plan)
+    arithmetic: Arithmetic
+    seed: int
+    region: Region
+    old: Mapping[str, Array]
+    new: Mapping[str, Array]
+
+
+def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None) -> Trial:
+    """Draw the parent's parameters and evaluate the plan's terms on them."""
     k = arithmetic or Residues()
-    rng = np.random.Generator(np.random.PCG64([seed, 0x5EED]))
-    batch = 1 if mode == "eval" else 2
-    feeds = {v: _draw(k, rng, shape_in_check(plan.before.type_of(v), batch)) for v in region.feeds}
-    for name in plan.before.inputs:
-        value = Value(name)
-        if value not in feeds and _reads(region, name):
-            feeds[value] = _draw(k, rng, shape_in_check(plan.before.type_of(value), batch))
-    old = _parameters(plan, region, k, rng)
+    region = region_of(plan)
+    old = _parameters(plan, region, k, np.random.Generator(np.random.PCG64([seed, 0x5EED])))
     new = {path: evaluate(plan.terms[path], k, old) for path in _paths(region.after, plan)}
-    new.update({p: a for p, a in old.items() if p not in new})
+    new.update({path: array for path, array in old.items() if path not in new})
+    return Trial(k, seed, region, old, new)
+
+
+def check_use(
+    plan: Plan,
+    ops: OpSet,
+    mode: Mode,
+    *,
+    seed: int = 0,
+    arithmetic: Arithmetic | None = None,
+    trial: Trial | None = None,
+) -> ExactCheck:
+    """Compare both sides of a plan exactly, in GF(p) unless another arithmetic is given."""
+    start = time.perf_counter()
+    trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
+    k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
+    rng = np.random.Generator(np.random.PCG64([trial.seed, 0xFEED]))
+    feeds = _feeds(plan, region, k, rng, _batch(region, mode))
     left = run(plan.before, ops, k, feeds, old, wanted=[a for a, _ in region.checks], mode=mode)
     right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
     mismatch = None
@@ -88,8 +104,6 @@ def check_use(
     if mode == "train":
         mapped = {**old, **left.buffers}
         for path, found in right.buffers.items():
-            if path not in plan.after.parameters or not set(_sources(plan, path)) <= set(mapped):
-                continue
             term = plan.terms.get(path)
             wanted = mapped[path] if term is None else evaluate(term, k, mapped)
             mismatch = mismatch or _compare(path, wanted, found)
@@ -105,6 +119,23 @@ def check_use(
     )
 
 
+def _batch(region: Region, mode: Mode) -> int:
+    """One sample; two where statistics are taken over the batch alone."""
+    flat = any(t.rank <= 2 for node in (*region.before, *region.after) for t in node.types)
+    return 2 if mode == "train" and flat else 1
+
+
+def _feeds(
+    plan: Plan, region: Region, k: Arithmetic, rng: np.random.Generator, batch: int
+) -> dict[Value, Array]:
+    """What enters the region; an input of the network that it reads is fed as well."""
+    values = dict.fromkeys(region.feeds)
+    values.update(
+        {Value(name): None for name in plan.before.inputs if _reads(region, name)}
+    )
+    return {v: _draw(k, rng, shape_in_check(plan.before.type_of(v), batch)) for v in values}
+
+
 def _reads(region: Region, name: str) -> bool:
     return any(v.node == name for n in (*region.before, *region.after) for v in n.inputs)
 
@@ -112,7 +143,7 @@ def _reads(region: Region, name: str) -> bool:
 def _draw(k: Arithmetic, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     if isinstance(k, Rational):
         return k.array(rng.integers(-9, 10, shape))
-    values = rng.integers(-(PRIME // 2), PRIME // 2 + 1, shape)
+    values = rng.integers(-(PRIME // 2), PRIME // 2 + 1, shape, np.int32)
     return values.astype(np.float64)
 
 

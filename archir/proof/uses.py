@@ -12,8 +12,8 @@ import numpy as np
 from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
-from archir.proof.exact import ExactCheck, check_use
-from archir.rewrite.plan import Plan, dropout_in, region_of
+from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
+from archir.rewrite.plan import Plan, dropout_in
 from archir.weights.terms import Statistic, statistics
 
 SMALL = 20_000
@@ -89,24 +89,25 @@ def check_plan(plan: Plan, ops: OpSet, *, seed: int = 0) -> tuple[list[ExactChec
     """
     checks: list[ExactCheck] = []
     skipped: dict[str, str] = {}
-    region = region_of(plan)
+    trial = trial_of(plan, seed=seed)
     for mode in plan.rule.contract.function:
-        random = dropout_in(region, ops) if mode == "train" else None
+        random = dropout_in(trial.region, ops) if mode == "train" else None
         if random is not None:
             skipped[mode] = f"active dropout at {random}"
             continue
-        checks.append(_decide(plan, ops, mode, seed))
+        checks.append(_decide(plan, ops, mode, trial))
     return checks, skipped
 
 
-def _decide(plan: Plan, ops: OpSet, mode: Mode, seed: int) -> ExactCheck:
-    check = check_use(plan, ops, mode, seed=seed)
+def _decide(plan: Plan, ops: OpSet, mode: Mode, trial: Trial) -> ExactCheck:
+    """In GF(p); where that differs and an order matters, in fractions, if there are few."""
+    check = check_use(plan, ops, mode, trial=trial)
     if check.equal:
         return check
-    region = region_of(plan)
+    region = trial.region
     ordered = [n.name for n in (*region.before, *region.after) if Law.ORDERED in ops[n.op].laws]
     if ordered and check.numbers <= SMALL:
-        check = check_use(plan, ops, mode, seed=seed, arithmetic=Rational())
+        check = check_use(plan, ops, mode, seed=trial.seed, arithmetic=Rational())
         if check.equal:
             return check
     wrong = check.mismatch

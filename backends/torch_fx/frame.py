@@ -7,6 +7,7 @@ here, before any source is made of them.
 
 from __future__ import annotations
 
+import warnings
 import keyword
 import unicodedata
 from collections.abc import Mapping
@@ -41,12 +42,20 @@ _ROOT = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph())))
 
 
 def tensor_of(array: Array, *, copy: bool) -> torch.Tensor:
-    """The tensor of an array; it shares the array's memory unless ``copy``."""
+    """The tensor of an array; it shares the array's memory unless ``copy``.
+
+    A read-only array is shared too: torch cannot say "read-only", so the tensor must not be
+    written to.
+    """
     if array.dtype.name == "bfloat16":
         return tensor_of(array.view(np.uint16), copy=copy).view(torch.bfloat16)
-    if copy or not array.flags.writeable:
+    if copy:
         array = array.copy()
-    return torch.from_numpy(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def array_of(tensor: torch.Tensor) -> Array:

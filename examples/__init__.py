@@ -1,0 +1,1 @@
+"""The networks that ``archir new`` offers, as data."""
