@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from archir.lang.edit import edit
-from archir.lang.elaborate import elaborate, load
+from archir.lang.editing import edit
+from archir.lang.elaboration import elaborate, load
 from archir.lang.format import format_text
-from archir.lang.parse import parse
+from archir.lang.parsing import parse
 from archir.lang.printer import print_graph
 from archir.lang.program import Origin, Program
 from archir.lang.tree import Document

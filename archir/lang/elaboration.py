@@ -12,7 +12,7 @@ from archir.lang.bodies import Results, run_body
 from archir.lang.calls import FUNCTIONS
 from archir.lang.evaluate import evaluate
 from archir.lang.naming import give_names, join, place
-from archir.lang.parse import parse
+from archir.lang.parsing import parse
 from archir.lang.program import Draft, Group, Origin, Program, Scope, Tensor
 from archir.lang.scalars import CONSTANTS
 from archir.lang.state import POISON, Frame, State, StopError, suggest

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from archir.diag import Source
 from archir.lang import tree as t
 from archir.lang.layout import INDENT, WIDTH, flat, gaps, lead, spread, wrap
-from archir.lang.parse import parse
+from archir.lang.parsing import parse
 
 
 def format_text(source: Source) -> str:

@@ -10,7 +10,7 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.same import difference, equal
 from archir.ir.types import AttrValue
 from archir.lang import words
-from archir.lang.elaborate import load
+from archir.lang.elaboration import load
 from archir.lang.flat import arch_name, fresh, preprocess, print_flat
 from archir.lang.format import format_text
 from archir.lang.regions import Kind, Plan, Unit
@@ -29,9 +29,10 @@ def print_graph(graph: Graph, ops: OpSet) -> str:
         ArchirError: A910, the graph holds what the language cannot say.
     """
     reason = ""
-    for write in (lambda: _Printer(graph, ops).run(), lambda: print_flat(graph, ops)):
+    for folded in (True, False):
         try:
-            text = format_text(Source("<printed>", write()))
+            plain = _Printer(graph, ops).run() if folded else print_flat(graph, ops)
+            text = format_text(Source("<printed>", plain))
             again = load(Source("<printed>", text), ops).graph
         except ArchirError as problem:
             reason = str(problem)
@@ -47,6 +48,8 @@ class _Chain:
     """Units that are piped one into the next."""
 
     units: list[Unit]
+    prefix: str = ""
+    """The path prefix that the units of a chain of the arch share."""
     target: str = ""
     """The name it is bound to; empty for an output."""
     labels: list[str] = field(default_factory=list)
@@ -123,7 +126,7 @@ class _Printer:
                 self._number(chain, chain.labels)
                 self._drop_labels([chain])
             lines.append(self._statement(chain, scope))
-        endings = [chain for chain in tails.values() if chain is not None]
+        endings = list(tails.values())
         for chain in endings:
             chain.labels = [unit.name for unit in chain.units]
         self._drop_labels(endings)
@@ -139,7 +142,8 @@ class _Printer:
         tails: dict[str, _Chain] = {}
         gone: set[int] = set()
         for output in self.graph.outputs:
-            value, units = output.value, []
+            value = output.value
+            units: list[Unit] = []
             last = sum(o.value == value for o in self.graph.outputs) == 1
             reads = 0
             while last and self.plan.reads.get(value, 0) == reads and value in by_value:
@@ -170,6 +174,7 @@ class _Printer:
         name = _block_name(region.prefix)
         kind.name = fresh(name if name not in self.block_names else f"{name}_", self.block_names)
         place = {node.name: index for index, node in enumerate(region.nodes)}
+        kind.place = place
         cut = len(region.prefix) + 1
         kind.taken |= {"input", *words.RESERVED, *(unit.name[cut:] for unit in units)}
 
@@ -233,11 +238,13 @@ class _Printer:
         for unit in units:
             chain = ends.get(unit.inputs[0]) if len(unit.inputs) == 1 else None
             if chain is not None and self.plan.follows(unit, chain.units[-1]):
-                if not shared or _common([u.name for u in (*chain.units, unit)]):
+                prefix = _common([f"{chain.prefix}.", unit.name]) if shared else ""
+                if prefix or not shared:
                     chain.units.append(unit)
+                    chain.prefix = prefix
                     ends[unit.outs[0]] = chain
                     continue
-            chain = _Chain([unit])
+            chain = _Chain([unit], unit.name.rpartition(".")[0])
             chains.append(chain)
             ends[unit.outs[0]] = chain
         return chains

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
@@ -35,6 +36,14 @@ class Unit:
     name: str
     node: Node | None = None
     region: Region | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes it stands for."""
+        if self.node is not None:
+            return [self.node]
+        assert self.region is not None
+        return self.region.nodes
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -74,7 +83,8 @@ class Kind:
     name: str = ""
     formals: list[Formal] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
-    text: list[str] = field(default_factory=list)
+    place: dict[str, int] = field(default_factory=dict)
+    """Where each node of the first instance stands among its nodes."""
 
     def values(self, index: int, attr: str) -> list[AttrValue]:
         """An attribute of the node of an index, in each instance."""
@@ -225,9 +235,7 @@ class Plan:
         return found
 
     def _place(self, unit: Unit) -> int:
-        first = unit.node if unit.node is not None else unit.region and unit.region.nodes[0]
-        assert first is not None
-        return self.position[first.name]
+        return self.position[unit.nodes[0].name]
 
     def _child(self, prefix: str, members: list[Node]) -> list[Unit]:
         inner = self.units(prefix, members)
@@ -246,12 +254,10 @@ class Plan:
 
     def is_chain(self, units: list[Unit]) -> bool:
         """Whether each unit but the first reads the one before it and nothing else does."""
-        return all(
-            self.follows(after, before) for before, after in zip(units, units[1:], strict=False)
-        )
+        return all(self.follows(after, before) for before, after in pairwise(units))
 
     def follows(self, unit: Unit, before: Unit) -> bool:
-        """Whether a unit may be piped behind another: it reads nothing else, nobody else reads it."""
+        """Whether a unit reads just the one before, and nothing else reads that."""
         outs = before.outs
         return (
             len(outs) == 1
@@ -261,8 +267,7 @@ class Plan:
         )
 
     def _reads_by(self, unit: Unit, value: Value) -> int:
-        nodes = [unit.node] if unit.node is not None else unit.region.nodes if unit.region else []
-        return sum(node.inputs.count(value) for node in nodes if node is not None)
+        return sum(node.inputs.count(value) for node in unit.nodes)
 
 
 def _prefixes(name: str) -> list[str]:
