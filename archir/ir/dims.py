@@ -38,7 +38,7 @@ def symbol(name: str) -> Dim:
 
 def _make(coefficient: Fraction, powers: Mapping[str, int]) -> Size | None:
     symbols = tuple(sorted((name, power) for name, power in powers.items() if power))
-    if symbols:
+    if symbols and coefficient:
         return Dim(coefficient, symbols)
     return int(coefficient) if coefficient.denominator == 1 else None
 
@@ -50,20 +50,23 @@ def _parts(size: Size) -> tuple[Fraction, dict[str, int]]:
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """The product of sizes (1 for none)."""
-    total: Size = 1
+    """The product of sizes (1 for none).
+
+    Raises:
+        ValueError: the symbols cancel and leave a fraction.
+    """
+    whole, coefficient, powers = 1, Fraction(1), dict[str, int]()
     for size in sizes:
-        if isinstance(total, int) and isinstance(size, int):
-            total *= size
+        if isinstance(size, int):
+            whole *= size
             continue
-        a, powers = _parts(total)
-        b, more = _parts(size)
-        for name, power in more.items():
+        coefficient *= size.coefficient
+        for name, power in size.symbols:
             powers[name] = powers.get(name, 0) + power
-        made = _make(a * b, powers)
-        assert made is not None or powers, "a product of integers is an integer"
-        total = made if made is not None else 0
-    return total
+    made = _make(coefficient * whole, powers)
+    if made is None:
+        raise ValueError(f"{coefficient * whole} is not a size")
+    return made
 
 
 def quotient(a: Size, b: Size) -> Size | None:
@@ -98,6 +101,8 @@ def substitute(size: Size, values: Mapping[str, int]) -> Size | None:
     coefficient, rest = size.coefficient, {}
     for name, power in size.symbols:
         if name in values:
+            if power < 0 and values[name] == 0:
+                return None
             coefficient *= Fraction(values[name]) ** power
         else:
             rest[name] = power

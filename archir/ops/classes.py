@@ -251,7 +251,7 @@ class AxisClasses:
         segments: list[Segment] = []
         for term in axis.terms:
             spread: list[Segment] = [()]
-            kept = _kept(term, use)
+            kept = _kept(term, use, env)
             if not kept:
                 spread = [(Factor(FIXED, _extent(term, use)),)]
             for name in kept:
@@ -270,15 +270,15 @@ class AxisClasses:
 
     def _collect(self) -> dict[int, AxisClass]:
         members: dict[int, dict[Member, None]] = {}
-        kinds: dict[tuple[int, str], dict[Kind, str]] = {}
+        kinds: dict[tuple[int, str, int], dict[Kind, str]] = {}
         for node, role, axis, kind, part in self._uses:
             path = node.params[role]
             structure = self.resolved(self._params[path][axis])
             for number in _classes(self.resolved(part)):
                 member = Member(node.name, role, path, axis, kind, structure)
                 members.setdefault(number, {})[member] = None
-                kinds.setdefault((number, path), {}).setdefault(kind, node.name)
-        for (number, path), found in kinds.items():
+                kinds.setdefault((number, path, axis), {}).setdefault(kind, node.name)
+        for (number, path, _), found in kinds.items():
             if len(found) > 1 and "consume" in found:
                 why = f"the tied weight `{path}` is read there in another role"
                 self._records[number].obstacles[Obstacle(list(found.values())[-1], why)] = None
@@ -312,10 +312,13 @@ def _fixed(structure: Structure) -> Structure:
     return tuple(tuple(Factor(FIXED, f.size) for f in segment) for segment in structure)
 
 
-def _kept(term: Product, use: Instance) -> list[str]:
-    """The names of a product without those of size 1 (the last stays if all are)."""
+def _kept(term: Product, use: Instance, env: Mapping[str, Structure] | None = None) -> list[str]:
+    """The names of a product without those of size 1 (the last stays if all are).
+
+    A name that ``env`` knows to hold a class stays too: its size can change.
+    """
     names = [f for f in term if isinstance(f, str)]
-    kept = [n for n in names if use.sizes.get(n) != 1]
+    kept = [n for n in names if use.sizes.get(n) != 1 or (env and _classes(env.get(n, ())))]
     return kept or names[-1:]
 
 
