@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -131,7 +132,7 @@ def _node(
     match: Match,
     build: _Build,
 ) -> Node:
-    name = old.name if old is not None else _fresh(pattern.name, match.root, build)
+    name = old.name if old is not None else _fresh(pattern, match.root, build)
     roles = [p for p in op.present(attrs)]
     params = {
         p.role: old.params[p.role]
@@ -180,19 +181,18 @@ def _attr(value: Result) -> AttrValue:
     return value
 
 
-def _fresh(label: str, root: str, build: _Build) -> str:
-    """A free path beside the root of the match. Numbered operator names start from the bare one."""
+def _fresh(pattern: PatternNode, root: str, build: _Build) -> str:
+    """A free path beside the root of the match, numbered on where its name is in use."""
     scope, dot, _ = root.rpartition(".")
-    base = label.rstrip("0123456789") if label[-1:].isdigit() else label
-    first = f"{scope}{dot}{base}"
+    unlabelled = re.fullmatch(rf"{re.escape(pattern.op)}\d*", pattern.name)
+    base = pattern.op if unlabelled else pattern.name
     taken = build.builder.nodes.keys() | build.builder.parameters.keys()
-    prefixes = {name[: len(first)] for name in taken if name.startswith(first + ".")}
-    if first not in taken and first not in prefixes:
-        return first
-    number = 1
-    while (name := f"{first}{number}") in taken or any(n.startswith(name + ".") for n in taken):
-        number += 1
-    return name
+    prefix = f"{scope}{dot}"
+    beside = {name[len(prefix) :].split(".")[0] for name in taken if name.startswith(prefix)}
+    numbers = [int(name[len(base) :]) for name in beside if re.fullmatch(rf"{re.escape(base)}\d{{1,9}}", name)]
+    if base not in beside and not numbers:
+        return f"{prefix}{base}"
+    return f"{prefix}{base}{max(numbers, default=0) + 1}"
 
 
 def _rewire(body: Rewriting, match: Match, build: _Build) -> dict[Value, Value]:

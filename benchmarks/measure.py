@@ -1,0 +1,67 @@
+"""Interleaved timing of several pieces of work, and ratios with intervals."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Work = Callable[[], Callable[[], object]]
+"""Prepares (untimed) and returns what is timed."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each repeat, in order."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+
+def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, Timing]:
+    """Time each work once a round, after one untimed round; the rounds share the machine's mood."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, prepare in works.items():
+            work = prepare()
+            gc.collect()
+            start = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - start
+            if round_:
+                found[name].append(seconds)
+    return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
+
+
+def ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
+    """The median of paired ratios, with the smallest and largest."""
+    pairs = [a / b for a, b in zip(of.seconds, to.seconds, strict=True)]
+    return statistics.median(pairs), min(pairs), max(pairs)
+
+
+def report(title: str, timings: Mapping[str, Timing], against: str) -> None:
+    """Print medians, and each one's ratio to the peer."""
+    print(f"\n{title}")
+    width = max(map(len, timings))
+    for name, timing in timings.items():
+        line = f"  {name:<{width}}  {timing.median:8.3f} s  (best {timing.best:.3f})"
+        if name != against:
+            middle, low, high = ratio(timing, timings[against])
+            line += f"  {middle:6.2f} x {against}  [{low:.2f}, {high:.2f}]"
+        print(line)
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
