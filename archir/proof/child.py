@@ -24,7 +24,7 @@ def saturate(
         return list(graph.run_program(*graph.parse_program(text)))
 
     run(prelude + "\n".join(laws) + setup)
-    before = -1
+    updated = True
     for step in range(steps + 1):
         try:
             run("(check (= $left $right))")
@@ -32,16 +32,15 @@ def saturate(
             pass
         else:
             return True, step, run
-        now = _size(run)
-        if now == before or now > size:
+        if not updated or _size(run) > size:
             return False, step, run
-        before = now
-        run("(run laws 1)")
+        (outcome,) = run("(run laws 1)")
+        updated = outcome.report.updated
     return False, steps, run
 
 
 def _size(run: Any) -> int:
-    """A number that grows while the e-graph changes: its tuples, and its merged classes."""
+    """How many tuples the e-graph holds."""
     (report,) = run("(print-size)")
     total = 0
     for line in str(report).replace("(", " ").replace(")", " ").splitlines():

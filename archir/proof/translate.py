@@ -1,0 +1,437 @@
+"""Rules over a pattern as goals: both sides as terms, with the facts that the guards give.
+
+Where the left side leaves open whether an operator has a parameter (a bias), each case is a
+goal of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+from archir.lang import tree as t
+from archir.ops.record import REQUIRED, Attr, Kind, Law, Mode, Op, OpSet, SameAs
+from archir.proof.symbols import Symbols, Unspoken
+from archir.proof.terms import (
+    NONE,
+    Application,
+    Constant,
+    Fact,
+    Formula,
+    Goal,
+    Variable,
+    apply,
+    parts,
+)
+from archir.proof.vocabulary import buffers, use
+from archir.rewrite.rule import Pattern, PatternNode, PatternOperand, Rewriting, Rule
+
+MAX_CASES = 64
+
+
+@dataclass
+class _Use:
+    """A pattern node as it is used on one side."""
+
+    node: PatternNode
+    operands: tuple[Formula, ...]
+    attrs: Mapping[str, Formula]
+    params: Mapping[str, Formula]
+    outputs: tuple[Formula, ...]
+    rank: int | None
+
+
+@dataclass
+class _Side:
+    uses: dict[str, _Use] = field(default_factory=dict)
+
+
+def goals(rule: Rule, ops: OpSet, mode: Mode) -> list[Goal]:
+    """The goals of a rule over a pattern in a mode: one for each value that it hands over.
+
+    Raises:
+        Unspoken: the rule says what the prover's terms cannot.
+    """
+    body = rule.body
+    assert isinstance(body, Rewriting)
+    if mode == "train":
+        for node in (*body.match.nodes, *body.replace.nodes):
+            if Law.RANDOM_IN_TRAINING in ops[node.op].laws:
+                stated = node.attrs.get("p")
+                if not (isinstance(stated, t.Literal) and stated.value == 0):
+                    raise Unspoken(f"`{node.op}` is random in training")
+    found: list[Goal] = []
+    for case in _cases(rule, body.match, ops):
+        found.extend(_Translation(rule, ops, case).goals(mode))
+    return found
+
+
+def _cases(rule: Rule, match: Pattern, ops: OpSet) -> Iterator[dict[tuple[str, str], bool]]:
+    """Every choice of the flags that the left side and the guards do not state."""
+    known = fixed(rule)
+    free: dict[tuple[str, str], tuple[bool, ...]] = {}
+    for node in match.nodes:
+        for flag in dict.fromkeys(p.when for p in ops[node.op].params if p.when):
+            stated = node.attrs.get(flag)
+            if isinstance(stated, t.Literal):
+                continue
+            guard = known.get(stated.path if isinstance(stated, t.Name) else f"{node.name}.{flag}")
+            value = guard.value if guard is not None else None
+            free[node.name, flag] = (value,) if isinstance(value, bool) else (True, False)
+    if 2 ** len(free) > MAX_CASES:
+        raise Unspoken("the left side leaves too much open")
+    for choice in product(*free.values()):
+        yield dict(zip(free, choice, strict=True))
+
+
+def conjuncts(rule: Rule) -> Iterator[t.Expr]:
+    """The guards of a rule, one by one."""
+    for condition in rule.where:
+        if isinstance(condition, t.Logic) and condition.op == "and":
+            yield from condition.items
+        else:
+            yield condition
+
+
+def fixed(rule: Rule) -> dict[str, t.Literal]:
+    """The names and attributes that the guards give a value (``c.stride == 1``)."""
+    found: dict[str, t.Literal] = {}
+    for guard in conjuncts(rule):
+        if isinstance(guard, t.Compare) and guard.op == "==":
+            for one, two in ((guard.left, guard.right), (guard.right, guard.left)):
+                if isinstance(one, t.Name) and isinstance(two, t.Literal):
+                    found[one.path] = two
+    return found
+
+
+def ranks(rule: Rule) -> dict[str, int]:
+    """The ranks that the guards state (``rank(x) == 4``)."""
+    found: dict[str, int] = {}
+    for guard in conjuncts(rule):
+        if not (isinstance(guard, t.Compare) and guard.op == "=="):
+            continue
+        for one, two in ((guard.left, guard.right), (guard.right, guard.left)):
+            if isinstance(one, t.Call) and one.callee.text == "rank" and one.arguments:
+                subject = one.arguments[0].value
+                value = two.value if isinstance(two, t.Literal) else None
+                if isinstance(subject, t.Name) and isinstance(value, int):
+                    found[subject.path] = value
+    return found
+
+
+class _Translation:
+    """One case of a rule."""
+
+    def __init__(self, rule: Rule, ops: OpSet, flags: Mapping[tuple[str, str], bool]) -> None:
+        assert isinstance(rule.body, Rewriting)
+        self.rule, self.body, self.ops, self.flags = rule, rule.body, ops, flags
+        self.symbols = Symbols(ranks=ranks(rule))
+        self.known = fixed(rule)
+        self.ranks: dict[Formula, int] = {}
+        self.left, self.right = _Side(), _Side()
+
+    def goals(self, mode: Mode) -> Iterator[Goal]:
+        self._parameters()
+        for node in self.body.match.nodes:
+            self._match(node)
+        self._tensors()
+        self._late_guards()
+        for name, expression in self.body.lets:
+            self.symbols.names[name] = self.symbols.term(expression)
+        for node in self.body.replace.nodes:
+            self._replace(node)
+        self._same_paddings()
+        suffix = "".join(
+            f", {name} without {flag}" for (name, flag), there in self.flags.items() if not there
+        )
+        facts = tuple(dict.fromkeys(self.symbols.facts))
+        for name, left, right in self._pairs(mode):
+            yield Goal(f"{name}{suffix}", left, right, facts)
+
+    # --- what is known ----------------------------------------------------------------------
+
+    def _parameters(self) -> None:
+        for parameter in self.rule.parameters:
+            variable = Variable(parameter.name)
+            self.symbols.names[parameter.name] = variable
+            if parameter.kind == "odd":
+                self.symbols.facts.append(Fact("odd", (variable,)))
+            if parameter.kind == "float":
+                self.symbols.facts.append(Fact("scalar", (variable,)))
+
+    def _late_guards(self) -> None:
+        """Equations between what both sides of a guard stand for; oddness."""
+        for guard in conjuncts(self.rule):
+            if not (isinstance(guard, t.Compare) and guard.op == "=="):
+                continue
+            try:
+                if isinstance(guard.left, t.Chain) and _remainder_one(guard):
+                    self.symbols.facts.append(Fact("odd", (self.symbols.term(guard.left.first),)))
+                    continue
+                sides = self.symbols.term(guard.left), self.symbols.term(guard.right)
+            except Unspoken:
+                continue  # an assumption that is not used
+            if sides[0] != sides[1] and not all(isinstance(s, Constant) for s in sides):
+                self.symbols.facts.append(Fact("equal", sides))
+
+    # --- the left side ------------------------------------------------------------------------
+
+    def _match(self, node: PatternNode) -> None:
+        op = self.ops[node.op]
+        operands = tuple(self._operand(o, self.left) for o in node.operands)
+        rank = self.ranks.get(operands[0]) if operands else None
+        attrs: dict[str, Formula] = {}
+        for attr in op.attrs:
+            stated = node.attrs.get(attr.name) or self.known.get(f"{node.name}.{attr.name}")
+            attrs[attr.name] = self._matched(node, attr, stated, operands, rank, attrs)
+            if attr.kind is Kind.FLOAT:
+                self.symbols.facts.append(Fact("scalar", (attrs[attr.name],)))
+        params: dict[str, Formula] = {}
+        for p in op.params:
+            there = self._there(node, p.when, attrs)
+            if there and p.dtype is None:
+                params[p.role] = Variable(f"{node.name}.{p.role}")
+                self.symbols.weights.add(f"{node.name}.{p.role}")
+        self._add(self.left, node, op, operands, attrs, params, rank)
+        self.symbols.owned[node.name] = {**attrs, **params}
+
+    def _there(self, node: PatternNode, flag: str | None, attrs: Mapping[str, Formula]) -> bool:
+        if flag is None:
+            return True
+        held = attrs.get(flag)
+        if isinstance(held, Constant):
+            return bool(held.value)
+        return self.flags[node.name, flag]
+
+    def _matched(
+        self,
+        node: PatternNode,
+        attr: Attr,
+        stated: t.Expr | None,
+        operands: tuple[Formula, ...],
+        rank: int | None,
+        sofar: Mapping[str, Formula],
+    ) -> Formula:
+        free = Variable(f"{node.name}.{attr.name}")
+        if (node.name, attr.name) in self.flags:
+            return Constant(self.flags[node.name, attr.name])
+        if stated is None:
+            return free
+        if isinstance(stated, t.Name) and stated.path not in self.symbols.names:
+            if stated.path in self.known:
+                stated = self.known[stated.path]
+            else:
+                self.symbols.names[stated.path] = free
+                return free
+        return self._attribute(attr, self.symbols.term(stated), operands, rank, sofar)
+
+    def _attribute(
+        self,
+        attr: Attr,
+        value: Formula,
+        operands: tuple[Formula, ...],
+        rank: int | None,
+        sofar: Mapping[str, Formula],
+    ) -> Formula:
+        """A stated value, as the operator holds it: one entry for each spatial axis."""
+        if attr.kind is Kind.PADDING and value == Constant("same"):
+            return apply("same", sofar["kernel"], sofar.get("dilation", self._spread(1, operands, rank)))
+        if attr.kind in (Kind.SPATIAL, Kind.PADDING) and self._number(value):
+            spread = self._spread(value, operands, rank)
+            self.symbols.odd(spread)
+            return spread
+        return value
+
+    def _number(self, value: Formula) -> bool:
+        """Whether a value is one number (an attribute that was matched may hold one for each axis)."""
+        if isinstance(value, Variable):
+            return any(p.name == value.name for p in self.rule.parameters)
+        if isinstance(value, Application) and value.head in ("spatial", "tuple", "same"):
+            return False
+        return not any(
+            isinstance(p, Variable) and all(p.name != q.name for q in self.rule.parameters)
+            for p in parts(value)
+        )
+
+    def _spread(
+        self, value: Formula | int, operands: tuple[Formula, ...], rank: int | None
+    ) -> Application:
+        count: Formula | int = rank - 2 if rank is not None else apply("spatial_rank", *operands[:1])
+        return apply("spatial", value, count)
+
+    def _operand(self, operand: PatternOperand, side: _Side) -> Formula:
+        if operand.node is not None:
+            return side.uses[operand.node].outputs[operand.port]
+        assert operand.variable is not None
+        term = Variable(f"tensor {operand.variable}")
+        self.symbols.tensors.setdefault(operand.variable, term)
+        if operand.variable in self.symbols.ranks:
+            self.ranks[term] = self.symbols.ranks[operand.variable]
+        return term
+
+    def _tensors(self) -> None:
+        for name, operand in self.body.match.bindings.items():
+            self.symbols.tensors[name] = self._operand(operand, self.left)
+        for name, held in self.left.uses.items():
+            self.symbols.tensors.setdefault(name, held.outputs[0])
+        for name, rank in self.symbols.ranks.items():
+            if name in self.symbols.tensors:
+                self.ranks[self.symbols.tensors[name]] = rank
+
+    def _add(
+        self,
+        side: _Side,
+        node: PatternNode,
+        op: Op,
+        operands: tuple[Formula, ...],
+        attrs: Mapping[str, Formula],
+        params: Mapping[str, Formula],
+        rank: int | None,
+    ) -> None:
+        outputs = use(op, operands, attrs, params)
+        side.uses[node.name] = _Use(node, operands, attrs, params, outputs, rank)
+        if rank is not None and _keeps_rank(op):
+            for output in outputs:
+                self.ranks[output] = rank
+        out = attrs.get("out")
+        if out is not None and op.name == "conv":
+            self.symbols.facts.append(Fact("equal", (apply("channels", outputs[0]), out)))
+
+    # --- the right side -----------------------------------------------------------------------
+
+    def _replace(self, node: PatternNode) -> None:
+        op = self.ops[node.op]
+        operands = tuple(self._operand(o, self.right) for o in node.operands)
+        rank = self.ranks.get(operands[0]) if operands else None
+        own = self.left.uses.get(node.name)
+        old = own if own is not None and own.node.op == node.op else None
+        attrs: dict[str, Formula] = {}
+        for attr in op.attrs:
+            stated = node.attrs.get(attr.name)
+            if stated is not None:
+                value = self.symbols.term(stated)
+            elif old is not None:
+                attrs[attr.name] = old.attrs[attr.name]
+                continue
+            else:
+                value = self._default(attr, attrs)
+            attrs[attr.name] = self._attribute(attr, value, operands, rank, attrs)
+            if attr.kind is Kind.FLOAT:
+                self.symbols.facts.append(Fact("scalar", (attrs[attr.name],)))
+        kept = old or self._kept(node, operands, attrs)
+        self.symbols.owned[node.name] = {**(kept.params if kept else {}), **attrs}
+        params = self._weights(node, op, attrs, kept)
+        self._add(self.right, node, op, operands, attrs, params, rank)
+
+    def _default(self, attr: Attr, sofar: Mapping[str, Formula]) -> Formula:
+        value = attr.default
+        if value is REQUIRED:
+            raise Unspoken(f"`{attr.name}` is not stated")
+        if isinstance(value, SameAs):
+            return sofar[value.attr]
+        return Constant(value)
+
+    def _kept(
+        self, node: PatternNode, operands: tuple[Formula, ...], attrs: Mapping[str, Formula]
+    ) -> _Use | None:
+        """A node of the left side that says the same: it stays, with its parameters."""
+        for held in self.left.uses.values():
+            if held.node.op == node.op and held.operands == operands:
+                if all(held.attrs[name] == attrs[name] for name in node.attrs):
+                    return held
+        return None
+
+    def _weights(
+        self, node: PatternNode, op: Op, attrs: Mapping[str, Formula], kept: _Use | None
+    ) -> dict[str, Formula]:
+        stated = {
+            target.rpartition(".")[2]: expression
+            for target, expression in self.body.weights
+            if target.rpartition(".")[0] == node.name
+        }
+        params: dict[str, Formula] = {}
+        for p in op.params:
+            flag = attrs.get(p.when) if p.when else Constant(True)
+            if not isinstance(flag, Constant):
+                raise Unspoken(f"whether `{node.name}` has a `{p.role}`")
+            if not flag.value or p.dtype is not None:
+                continue
+            if p.role in stated:
+                term = self.symbols.term(stated[p.role])
+                number = isinstance(term, Constant) and term != NONE
+                params[p.role] = apply("multiply", apply("ones"), term) if number else term
+            elif kept is not None and p.role in kept.params:
+                params[p.role] = kept.params[p.role]
+            else:
+                raise Unspoken(f"`{node.name}.{p.role}` is given no value")
+        return params
+
+    def _same_paddings(self) -> None:
+        """`same` padding of kernels that are numbers is a number."""
+        kernels = [p for u in (self.left, self.right) for p in _spatials(u)]
+        for kernel in kernels:
+            for step in kernels:
+                if kernel.args[1] != step.args[1]:
+                    continue
+                k, d = kernel.args[0], step.args[0]
+                if not (isinstance(k, Constant) and isinstance(d, Constant)):
+                    continue
+                if isinstance(k.value, int) and isinstance(d.value, int) and k.value % 2:
+                    padding = apply("spatial", d.value * (k.value - 1) // 2, kernel.args[1])
+                    self.symbols.facts.append(
+                        Fact("equal", (apply("same", kernel, step), padding))
+                    )
+
+    # --- the goals ----------------------------------------------------------------------------
+
+    def _pairs(self, mode: Mode) -> Iterator[tuple[str, Formula, Formula]]:
+        body = self.body
+        for name, operand in body.match.bindings.items():
+            target = body.replace.bindings.get(name)
+            if operand.node is not None and target is not None:
+                yield name, self._operand(operand, self.left), self._operand(target, self.right)
+        for name, held in self.left.uses.items():
+            other = self.right.uses.get(name)
+            if other is None:
+                continue
+            for port, (a, b) in enumerate(zip(held.outputs, other.outputs, strict=False)):
+                if name not in body.match.bindings:
+                    yield f"{name}:{port}", a, b
+            if mode == "train":
+                yield from self._buffers(name, held, other)
+
+    def _buffers(self, name: str, held: _Use, other: _Use) -> Iterator[tuple[str, Formula, Formula]]:
+        """New buffers are the map of the old ones: only the unchanged map is spoken of."""
+        op = self.ops[held.node.op]
+        old = buffers(op, held.operands, held.attrs, held.params)
+        for role, term in buffers(op, other.operands, other.attrs, other.params).items():
+            if other.params[role] != held.params.get(role):
+                raise Unspoken(f"the buffer `{name}.{role}` is mapped")
+            yield f"{name}.{role}", old[role], term
+
+
+def _spatials(side: _Side) -> Iterator[Application]:
+    for held in side.uses.values():
+        for value in held.attrs.values():
+            if isinstance(value, Application) and value.head == "spatial":
+                yield value
+
+
+def _keeps_rank(op: Op) -> bool:
+    if Law.ELEMENTWISE in op.laws or op.name in ("conv", "linear", "batch_norm", "softmax"):
+        return True
+    return op.name.endswith("_pool") and not op.name.startswith("global")
+
+
+def _remainder_one(guard: t.Compare) -> bool:
+    left, right = guard.left, guard.right
+    return (
+        isinstance(left, t.Chain)
+        and len(left.rest) == 1
+        and left.rest[0][0] == "%"
+        and isinstance(left.rest[0][1], t.Literal)
+        and left.rest[0][1].value == 2
+        and isinstance(right, t.Literal)
+        and right.value == 1
+    )
