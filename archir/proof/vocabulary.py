@@ -196,7 +196,9 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
     params = {r: v for r, v in roles.items() if v is not None}
     for param in op.params:
         if param.when is not None and param.dtype is None:
-            given[param.when] = param.role in params
+            there = param.role in params
+            if given.setdefault(param.when, there) != there:
+                raise Undefined(f"{op.name}: parameters of `{param.when}` come together")
     for name, source, axis in held.derived:
         given[name] = params[source].shape[axis]
     for left, attr in equations_of(op):

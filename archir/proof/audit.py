@@ -1,0 +1,300 @@
+"""The audit: every axiom, and every term of a proof, evaluated in exact arithmetic.
+
+An axiom's instances satisfy its side conditions and have sizes that differ from each other; both
+sides are evaluated by the operators' references in fractions and in GF(p) and compared with
+``==``. Where the left side has a value the right side must have the same. An axiom of which no
+instance can be made fails too: it could not be tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from archir.diag import error
+from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
+from archir.ops.infer import equations_of
+from archir.ops.record import Attr, Kind, Mode, Op, OpSet
+from archir.ops.signature import Axis, Star, parse_signature
+from archir.proof.axioms import Declared, Lawful
+from archir.proof.terms import Application, Fact, Formula, Variable, parts, variables
+from archir.proof.vocabulary import RELATIONS, Undefined, World, evaluate
+from archir.weights.terms import IndexMap
+
+INSTANCES = 6
+"""How many instances of a law are evaluated, in each mode and in each arithmetic."""
+TRIES = 600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A law that the audit refutes, or could not test."""
+
+    law: str
+    mode: Mode
+    arithmetic: str
+    text: str
+
+
+def audit(laws: Iterable[Lawful], ops: OpSet, *, seed: int = 0) -> list[Finding]:
+    """What is wrong with the laws; nothing, if they are as they should be."""
+    found: list[Finding] = []
+    for law in laws:
+        for mode in law.modes:
+            for arithmetic in (Rational(), Residues()):
+                finding = _audit(law, ops, mode, arithmetic, seed)
+                if finding is not None:
+                    found.append(finding)
+                    break
+    return found
+
+
+def _audit(law: Lawful, ops: OpSet, mode: Mode, k: Arithmetic, seed: int) -> Finding | None:
+    rng = np.random.Generator(np.random.PCG64([seed, *law.name.encode()]))
+    done = 0
+    for _ in range(TRIES):
+        drawn = _Drawing(law, ops, k, rng).values()
+        if drawn is None:
+            continue
+        world = World(k, mode, ops, drawn)
+        try:
+            left = evaluate(law.left, world)
+            if not all(holds(fact, world) for fact in law.conditions):
+                continue
+        except Undefined:
+            continue
+        sizes = ", ".join(f"{n} {_shape(v)}" for n, v in drawn.items() if isinstance(v, np.ndarray))
+        try:
+            right = evaluate(law.right, world)
+        except Undefined as reason:
+            return Finding(law.name, mode, k.name, f"the right side has no value: {reason} ({sizes})")
+        if not equal(left, right):
+            attrs = {n: v for n, v in drawn.items() if not isinstance(v, np.ndarray | IndexMap)}
+            return Finding(law.name, mode, k.name, f"the sides differ at {sizes}, {attrs}")
+        done += 1
+        if done == INSTANCES:
+            return None
+    return Finding(law.name, mode, k.name, f"only {done} instances could be made of it")
+
+
+def audit_terms(
+    name: str, terms: Sequence[Formula], ops: OpSet, mode: Mode, values: Mapping[str, Any]
+) -> int:
+    """Evaluate the terms of one e-class in GF(p); returns how many have a value.
+
+    Raises:
+        ArchirError: A415, two of them differ: an axiom is unsound.
+    """
+    world = World(Residues(), mode, ops, values)
+    first: Any = None
+    count = 0
+    for term in terms:
+        if not variables(term) <= set(values):
+            continue
+        try:
+            found = evaluate(term, world)
+        except Undefined:
+            continue
+        count += 1
+        if count > 1 and not equal(first, found):
+            raise error(
+                "A415",
+                f"the proof of {name} merges terms that differ in GF(p): {terms[0]} and {term}",
+                hint="an axiom is unsound, or an operator's record says what its reference does not do",
+            )
+        first = found
+    return count
+
+
+def holds(fact: Fact, world: World) -> bool:
+    """Whether a relation holds between the values of its terms."""
+    args = [evaluate(a, world) for a in fact.args]
+    if fact.relation == "equal":
+        return equal(args[0], args[1])
+    return bool(RELATIONS[fact.relation](*args))
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Equality of values, exact."""
+    if isinstance(a, IndexMap) and isinstance(b, IndexMap):
+        return a.source == b.source and np.array_equal(a.entries, b.entries)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if a.shape != b.shape:
+            return False
+        return bool((a == b).all()) if a.dtype == object else not balance(np.asarray(a - b)).any()
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return False
+    return bool(a == b)
+
+
+def draw(k: Arithmetic, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A random tensor without zeros."""
+    if isinstance(k, Rational):
+        return k.array(rng.choice([-7, -5, -4, -3, -2, -1, 1, 2, 3, 5, 6], shape))
+    return balance(rng.integers(1, PRIME, shape).astype(np.float64))
+
+
+def _shape(value: Array) -> list[int]:
+    return list(value.shape)
+
+
+class _Drawing:
+    """One random choice of values for a law's variables."""
+
+    def __init__(
+        self, law: Lawful, ops: OpSet, k: Arithmetic, rng: np.random.Generator
+    ) -> None:
+        self.law, self.ops, self.k, self.rng = law, ops, k, rng
+        self.pool = [int(n) for n in rng.permutation([2, 3, 4, 5, 6, 7])]
+        self.sizes: dict[str, int] = {}
+        self.stars: dict[str, tuple[int, ...]] = {}
+        self.spatial = int(rng.integers(1, 3))
+        self.found: dict[str, Any] = {"spatial rank": self.spatial}
+
+    def values(self) -> dict[str, Any] | None:
+        """Values, or None where this choice of sizes does not go together."""
+        onto = {a.name for f in self.law.conditions if f.relation == "onto" for a in f.args if isinstance(a, Variable)}
+        try:
+            self._attributes()
+            for declared in self.law.declared:
+                if declared.kind and declared.kind != "int":
+                    self.found[declared.name] = self._scalar(declared)
+            for declared in self.law.declared:
+                if declared.shape is not None:
+                    self.found[declared.name] = self._tensor(declared)
+            for declared in self.law.declared:
+                if declared.kind == "int":
+                    self.found[declared.name] = self._integer(declared.name)
+            for declared in self.law.declared:
+                if declared.map is not None:
+                    self._map(declared, surjective=declared.name in onto)
+        except (IndexError, Undefined):
+            return None
+        return self.found
+
+    def _size(self, name: str) -> int:
+        if name not in self.sizes:
+            self.sizes[name] = self.pool.pop()
+        return self.sizes[name]
+
+    def _star(self, name: str, *, alone: bool) -> tuple[int, ...]:
+        if name not in self.stars:
+            if name == "k":
+                self.stars[name] = tuple(int(n) for n in self.rng.integers(1, 4, self.spatial))
+            elif name == "s":
+                self.stars[name] = tuple(int(n) for n in self.rng.permutation([4, 5, 6, 7])[: self.spatial])
+            else:
+                length = int(self.rng.integers(1 if alone else 0, 4 if alone else 3))
+                self.stars[name] = tuple(self.pool.pop() for _ in range(length))
+        return self.stars[name]
+
+    def _tensor(self, declared: Declared) -> Array | None:
+        assert declared.shape is not None
+        shape: list[int] = []
+        for dimension in declared.shape:
+            if dimension.star:
+                shape += self._star(str(dimension.factors[0]), alone=len(declared.shape) == 1)
+            else:
+                sizes = [f if isinstance(f, int) else self._size(f) for f in dimension.factors]
+                shape.append(int(np.prod(sizes)))
+        free = len(declared.shape) == 1 and declared.shape[0].star
+        earlier = any(d.shape == declared.shape for d in self.law.declared[: self.law.declared.index(declared)])
+        if free and earlier and self.rng.random() < 0.6:
+            shape = shape[int(self.rng.integers(0, len(shape))) :]
+            shape = [1 if self.rng.random() < 0.4 else n for n in shape]
+        if len(declared.shape) == 1 and not free and self.rng.random() < 0.2:
+            return None
+        return draw(self.k, self.rng, tuple(shape))
+
+    def _scalar(self, declared: Declared) -> Any:
+        if declared.kind == "axis":
+            return int(self.rng.integers(-3, 4))
+        if declared.kind == "number":
+            return float(self.rng.choice([0.125, 0.25, 0.5, 2.0]))
+        high = 5 if declared.kind == "kernel" else 3
+        return tuple(int(n) for n in self.rng.integers(1, high, self.spatial))
+
+    def _integer(self, name: str) -> int:
+        """A size: often one that a tensor has."""
+        sizes = [n for v in self.found.values() if isinstance(v, np.ndarray) for n in v.shape]
+        if name not in self.sizes and sizes and self.rng.random() < 0.7:
+            self.sizes[name] = int(self.rng.choice(sizes))
+        return self._size(name)
+
+    def _map(self, declared: Declared, *, surjective: bool) -> None:
+        assert declared.map is not None
+        new, old = declared.map
+        if old not in self.sizes:
+            self.sizes[old] = self._source(declared.name)
+        source = self.sizes[old]
+        length = self.sizes.get(new) or (source + int(self.rng.integers(1, 3)) if surjective else self.pool.pop())
+        self.sizes[new] = length
+        entries = self.rng.integers(0, source, length)
+        if surjective and length >= source:
+            entries[:source] = np.arange(source)
+        self.found[declared.name] = IndexMap(self.rng.permutation(entries), source)
+
+    def _source(self, name: str) -> int:
+        """The size of the axis that a map gathers along, read off the left side."""
+        for part in parts(self.law.left):
+            if isinstance(part, Application) and part.head == "take" and part.args[1] == Variable(name):
+                needed = variables(part.args[0]) | variables(part.args[2])
+                if needed <= set(self.found):
+                    world = World(self.k, "eval", self.ops, self.found)
+                    x, axis = evaluate(part.args[0], world), evaluate(part.args[2], world)
+                    if isinstance(x, np.ndarray) and -x.ndim <= axis < x.ndim:
+                        return int(x.shape[axis])
+        return self.pool.pop()
+
+    # --- attributes and parameters that the axiom leaves open ---------------------------------
+
+    def _attributes(self) -> None:
+        for op in self._ops():
+            for attr in op.attrs:
+                name = f"{op.name}.{attr.name}"
+                if name in self._open():
+                    self.found[name] = self._attribute(op, attr)
+            shapes = dict((n, s) for n, _, s in parse_signature(op.signature).tensors) if isinstance(op.signature, str) else {}
+            for param in op.params:
+                name = f"{op.name}.{param.role}"
+                if name in self._open():
+                    self.found[name] = None
+                    if self.rng.random() < 0.8:
+                        self.found[name] = draw(self.k, self.rng, self._shape(shapes[param.role]))
+
+    def _open(self) -> set[str]:
+        return variables(self.law.left) | variables(self.law.right)
+
+    def _ops(self) -> list[Op]:
+        heads = {p.head for p in parts(self.law.left) if isinstance(p, Application)}
+        return [self.ops[n] for n in dict.fromkeys(h.rpartition(".")[0] or h for h in sorted(heads)) if n in self.ops]
+
+    def _shape(self, shape: Sequence[Axis | Star]) -> tuple[int, ...]:
+        out: list[int] = []
+        for axis in shape:
+            if isinstance(axis, Star):
+                out += self._star(axis.name, alone=False)
+            else:
+                out.append(int(np.prod([f if isinstance(f, int) else self._size(f) for f in axis.terms[0]])))
+        return tuple(out)
+
+    def _attribute(self, op: Op, attr: Attr) -> Any:
+        stated = {name: left.name for left, name in equations_of(op) if isinstance(left, Star)}
+        rng = self.rng
+        if attr.kind is Kind.SPATIAL:
+            if stated.get(attr.name) == "k":
+                return self._star("k", alone=False)
+            return tuple(int(n) for n in rng.integers(1, 3, self.spatial))
+        if attr.kind is Kind.PADDING:
+            kernel = self.found.get(f"{op.name}.kernel") or (1,) * self.spatial
+            return tuple(int(rng.integers(0, n // 2 + 1)) for n in kernel)
+        if attr.kind is Kind.INT:
+            return int(rng.integers(1, 4))
+        if attr.kind is Kind.FLOAT:
+            return float(rng.choice([0.125, 0.25, 0.5]))
+        if attr.kind is Kind.BOOL:
+            return bool(rng.integers(0, 2))
+        return "f32" if attr.kind is Kind.DTYPE else attr.default
