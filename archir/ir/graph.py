@@ -161,14 +161,14 @@ class GraphBuilder:
         assert node.name in self.nodes, f"no node named {node.name}"
         self.nodes[node.name] = node
 
-    def rewire(self, old: Value, new: Value, *, but: Iterable[str] = ()) -> None:
-        """Let every reader of ``old`` (and every output) read ``new`` instead."""
+    def rewire(self, values: Mapping[Value, Value], *, but: Iterable[str] = ()) -> None:
+        """Let every reader of an old value (and every output) read its new one, all at once."""
         skip = set(but)
         for node in list(self.nodes.values()):
-            if old in node.inputs and node.name not in skip:
-                inputs = tuple(new if value == old else value for value in node.inputs)
+            if node.name not in skip and any(value in values for value in node.inputs):
+                inputs = tuple(values.get(value, value) for value in node.inputs)
                 self.nodes[node.name] = replace(node, inputs=inputs)
-        self.outputs = [Output(o.name, new) if o.value == old else o for o in self.outputs]
+        self.outputs = [Output(o.name, values.get(o.value, o.value)) for o in self.outputs]
 
     def build(self) -> Graph:
         """Freeze. Nodes are put in dependency order, ties by the order of insertion.

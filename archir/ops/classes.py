@@ -193,7 +193,8 @@ class AxisClasses:
                     why = f"`{node.op}` mixes the entries of that axis"
                     self._block(found, Obstacle(node.name, why))
                 elif not (results | weights).intersection(axis.names()):
-                    why = f"`{node.op}` reduces over that axis"
+                    what = "reduces over" if axis.names() else "stretches"
+                    why = f"`{node.op}` {what} that axis"
                     self._block(structure, Obstacle(node.name, why))
                 self._bind(node, axis, structure, use, env)
         return env

@@ -15,9 +15,8 @@ from archir.ops.infer import OpError, equations_of, infer, instance_of
 from archir.ops.record import OpSet
 from archir.ops.signature import Axis, Star
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
-from archir.rewrite.plan import Plan
+from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule
-from archir.weights.functions import WeightError, shape_of
 from archir.weights.terms import IndexMap, Ref, Term
 
 SUFFIXES = ("out", "in")
@@ -117,6 +116,7 @@ def plan_class(
             node=stop.node,
             hint=stop.hint,
         )
+    assert isinstance(held.size, int)
     rng = np.random.Generator(np.random.PCG64(seed))
     scope = Scope(graph, {**arguments, f"size({body.variable})": held.size}, rng=rng)
     scope.tensors = {}
@@ -132,9 +132,11 @@ def plan_class(
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
     size = _new_size(scope, held)
-    terms = _terms(rule, body, scope, held, graph)
+    terms = _terms(body, scope, held)
     after = _resized(graph, ops, classes, held, size)
-    return Plan(rule, site, dict(arguments), seed, graph, after, terms)
+    plan = Plan(rule, site, dict(arguments), seed, graph, after, terms)
+    check_shapes(plan)
+    return plan
 
 
 def _new_size(scope: Scope, held: AxisClass) -> int:
@@ -144,37 +146,26 @@ def _new_size(scope: Scope, held: AxisClass) -> int:
     return len(maps[0].entries)
 
 
-def _terms(
-    rule: Rule, body: Reshaping, scope: Scope, held: AxisClass, graph: Graph
-) -> dict[str, Term]:
-    """A parameter that several nodes share, or that holds the class on two axes, is done once an axis."""
+def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
+    """What becomes of each parameter of the class.
+
+    One that several nodes share, or that holds the class on two axes, is done once an axis.
+    """
+    acts = {"produce": body.produce, "carry": body.carry, "consume": body.consume}
     terms: dict[str, Term] = {}
     seen: set[tuple[str, int]] = set()
     for member in held.members:
         if (member.path, member.axis) in seen:
             continue
         seen.add((member.path, member.axis))
-        expression = {"produce": body.produce, "carry": body.carry, "consume": body.consume}[
-            member.kind
-        ]
+        expression = acts[member.kind]
         term = terms.get(member.path, Ref(member.path))
         scope.along = Along(term, member.axis, member.structure, held.number)
         value = evaluate(expression, scope)
         if not is_term(value):
             raise error("A211", f"`{member.kind}` gives no weight", span=expression.span)
-        terms[member.path] = value  # type: ignore[assignment]
+        terms[member.path] = value
     scope.along = None
-    shapes = {
-        p.path: tuple(s for s in p.type.shape if isinstance(s, int))
-        for p in graph.parameters.values()
-    }
-    for path, term in terms.items():
-        try:
-            shape_of(term, shapes)
-        except WeightError as failure:
-            raise error(
-                "A220", f"rule `{rule.name}`, weight `{path}`: {failure}", span=rule.span
-            ) from None
     return terms
 
 

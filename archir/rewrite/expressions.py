@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Scope:
     along: Along | None = None
 
 
-def is_term(value: object) -> bool:
+def is_term(value: object) -> TypeGuard[Term]:
     """Whether a value is a weight term."""
     return isinstance(value, Ref | Statistic | Apply)
 
@@ -79,7 +79,7 @@ def evaluate(expression: t.Expr, scope: Scope) -> Result:
     """The value of an expression.
 
     Raises:
-        ArchirError: A211 and A212, with the expression's span.
+        ArchirError: A208, A211 and A212, with the expression's span.
     """
     match expression:
         case t.Literal():
@@ -90,27 +90,33 @@ def evaluate(expression: t.Expr, scope: Scope) -> Result:
             return _name(expression, scope)
         case t.ListExpr():
             return tuple(_scalar(e, scope) for e in expression.items)
-        case t.Unary():
-            value = _scalar(expression.operand, scope)
-            if expression.op == "not":
-                return not value
-            return _safe(operator.neg, (value,), expression.span)
         case t.Chain():
             result = evaluate(expression.first, scope)
             for sign, part in expression.rest:
                 result = _binary(sign, result, evaluate(part, scope), scope, expression.span)
             return result
+        case t.Choice():
+            chosen = expression.then if _scalar(expression.condition, scope) else expression.other
+            return evaluate(chosen, scope)
+        case t.Call():
+            return _call(expression, scope)
+    return _plain(expression, scope)
+
+
+def _plain(expression: t.Expr, scope: Scope) -> AttrValue:
+    """The value of an expression that can be no weight."""
+    match expression:
+        case t.Unary():
+            value = _scalar(expression.operand, scope)
+            if expression.op == "not":
+                return not value
+            return _safe(operator.neg, (value,), expression.span)
         case t.Compare():
             sides = _scalar(expression.left, scope), _scalar(expression.right, scope)
             return bool(_safe(_COMPARE[expression.op], sides, expression.span))
         case t.Logic():
             values = (bool(_scalar(e, scope)) for e in expression.items)
             return all(values) if expression.op == "and" else any(values)
-        case t.Choice():
-            chosen = expression.then if _scalar(expression.condition, scope) else expression.other
-            return evaluate(chosen, scope)
-        case t.Call():
-            return _call(expression, scope)
     raise error("A211", "a rule's expression cannot hold this", span=expression.span)
 
 
@@ -121,14 +127,25 @@ def _scalar(expression: t.Expr, scope: Scope) -> Any:
     return value
 
 
-def _safe(function: Callable[..., Any], args: tuple[Any, ...], span: Span) -> Any:
+def _safe(function: Callable[..., Any], args: tuple[Any, ...], span: Span) -> AttrValue:
+    if function not in _COMPARE.values() and not all(isinstance(a, int | float) for a in args):
+        shown = " and ".join(_show(a) for a in args)
+        raise error("A211", f"this cannot be computed with {shown}", span=span)
     try:
         result = function(*args)
     except (TypeError, ValueError, ArithmeticError) as reason:
         raise error("A211", f"this cannot be computed: {reason}", span=span) from None
     if isinstance(result, int) and abs(result) > 2**53:
         raise error("A211", "the number is too large", span=span)
-    return result
+    value: AttrValue = result
+    return value
+
+
+def _show(value: object) -> str:
+    if isinstance(value, IndexMap):
+        return "an index map"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _name(expression: t.Name, scope: Scope) -> Result:
@@ -156,13 +173,13 @@ def _name(expression: t.Name, scope: Scope) -> Result:
 def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result:
     compute, function = _ARITHMETIC[sign]
     if not is_term(a) and not is_term(b):
-        result: Result = _safe(compute, (a, b), span)
-        return result
+        return _safe(compute, (a, b), span)
     if not function:
         raise error("A211", f"`{sign}` has no meaning for weights", span=span)
-    if scope.along is not None and isinstance(b, Apply) and b.function == "count":
-        if function in ("multiply", "divide"):
-            return Apply(f"{function}_along", (a, b, scope.along.axis))  # type: ignore[arg-type]
+    counted = scope.along is not None and isinstance(b, Apply) and b.function == "count"
+    if counted and function in ("multiply", "divide"):
+        assert scope.along is not None
+        return Apply(f"{function}_along", (a, b, scope.along.axis))  # type: ignore[arg-type]
     return Apply(function, (a, b))  # type: ignore[arg-type]
 
 
@@ -173,8 +190,7 @@ def _call(call: t.Call, scope: Scope) -> Result:
         return _of_tensor(name, given, scope, call.span)
     args = [evaluate(e, scope) for e in given]
     if name in ("min", "max"):
-        result: Result = _safe(min if name == "min" else max, tuple(args), call.span)
-        return result
+        return _safe(min if name == "min" else max, tuple(args), call.span)
     if name == "replicate":
         return _replicate(args, scope, call.span)
     if scope.along is not None:
@@ -199,7 +215,7 @@ def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
 
 
 def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
-    old, new = (args + [None, None])[:2]
+    old, new = args if len(args) == 2 else (None, None)
     if not isinstance(old, int) or not isinstance(new, int) or not 0 < old <= new <= MAX_SIZE:
         raise error(
             "A211",

@@ -54,7 +54,9 @@ class Matcher:
         assert isinstance(rule.body, Rewriting)
         self.rule, self.graph, self.ops, self.arguments = rule, graph, ops, arguments
         self.pattern: Pattern = rule.body.match
-        self.best: Failure | None = None
+        self.best = Failure(-1, "", "it does not match")
+        self.missing = {p.name for p in rule.parameters} - arguments.keys()
+        """Parameters without a value: a guard that speaks of one is taken to hold."""
 
     @property
     def root(self) -> PatternNode:
@@ -71,17 +73,17 @@ class Matcher:
 
     def at(self, node: Node) -> Match | Failure:
         """The match rooted at a node, or the best failure."""
-        self.best = None
+        self.best = Failure(-1, node.name, "it does not match")
         start = _State({}, {}, dict(self.arguments))
         for state in self._node(self.root, node, start):
             for full in self._rest(state):
                 match = Match(node.name, full.variables, full.nodes, full.scalars)
                 if self._allowed(match):
                     return match
-        return self.best or Failure(0, node.name, "it does not match")
+        return self.best
 
     def _fail(self, state: _State, node: str, reason: str, hint: str = "") -> None:
-        if self.best is None or len(state.nodes) >= self.best.matched:
+        if len(state.nodes) >= self.best.matched:
             self.best = Failure(len(state.nodes), node, reason, hint)
 
     def _rest(self, state: _State) -> Iterator[_State]:
@@ -97,10 +99,16 @@ class Matcher:
 
     def _candidates(self, pattern: PatternNode, state: _State) -> list[Node]:
         for operand in pattern.operands:
-            if operand.variable in state.variables:
+            if operand.variable is not None and operand.variable in state.variables:
                 value = state.variables[operand.variable]
-                return [r for r, _, port in self.graph.readers(value.node) if port == value.port]
+                return self._readers(value)
+            if operand.node in state.nodes:
+                return self._readers(Value(state.nodes[operand.node].name, operand.port))
         return [node for node in self.graph if node.op == pattern.op]
+
+    def _readers(self, value: Value) -> list[Node]:
+        found = {r.name: r for r, _, port in self.graph.readers(value.node) if port == value.port}
+        return list(found.values())
 
     def _node(self, pattern: PatternNode, node: Node, state: _State) -> Iterator[_State]:
         if node.op != pattern.op:
@@ -154,7 +162,13 @@ class Matcher:
                 state.scalars[expression.path] = actual
                 continue
             scope = Scope(self.graph, dict(state.scalars), state.variables, state.nodes)
-            wanted = self._normal(node, name, evaluate(expression, scope))
+            try:
+                wanted = self._normal(node, name, evaluate(expression, scope))
+            except ArchirError as failure:
+                if failure.diagnostics[0].code != "A211":
+                    raise
+                self._fail(state, node.name, f"its {name}: {failure.diagnostics[0].message}")
+                return False
             if plain(wanted) != actual:
                 self._fail(
                     state,
@@ -176,6 +190,8 @@ class Matcher:
         state = _State(dict(match.variables), dict(match.nodes), dict(match.scalars))
         scope = Scope(self.graph, dict(match.scalars), self.tensors(match), match.nodes)
         for condition in self.rule.where:
+            if any(isinstance(e, t.Name) and e.path in self.missing for e in t.walk(condition)):
+                continue
             try:
                 fine = holds(condition, scope)
             except ArchirError as failure:
@@ -196,7 +212,8 @@ class Matcher:
             if name in body.replace.bindings
         }
         for name, node in match.nodes.items():
-            if body.replace.node(name) is not None:
+            stays = body.replace.node(name)
+            if stays is not None and stays.op == node.op:
                 continue
             for port in range(len(node.types)):
                 if (name, port) in shown:

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from archir.diag import Span, error
+from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, GraphBuilder, Node, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.infer import Instance, OpError, bind_attrs, instance
 from archir.ops.record import Op, OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, is_term
 from archir.rewrite.match import Match, Matcher
-from archir.rewrite.plan import Plan
+from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import PatternNode, PatternOperand, Rewriting, Rule
-from archir.weights.functions import WeightError, shape_of
 from archir.weights.terms import Apply, Term
 
 
@@ -40,7 +39,7 @@ def plan_pattern(
     """The plan of a rule at a match.
 
     Raises:
-        ArchirError: the right side does not fit there.
+        ArchirError: A306, the right side does not fit there; A2xx, the rule's weights are wrong.
     """
     body = rule.body
     assert isinstance(body, Rewriting)
@@ -49,24 +48,41 @@ def plan_pattern(
     scope = Scope(graph, dict(match.scalars), matcher.tensors(match), match.nodes, rng=rng)
     build = _Build(graph.edit(), dict(match.variables))
     for pattern in body.replace.nodes:
-        _make(rule, pattern, body, match, scope, build, ops, graph)
-    moved = _rewire(body, match, build)
-    for name, node in match.nodes.items():
-        if node.name not in build.kept and name not in {
-            n for n, made in build.made.items() if made.name == node.name
-        }:
+        _make(rule, pattern, match, scope, build, ops, graph)
+    moved = _rewire(rule, body, match, build, graph)
+    stay = build.kept | {made.name for made in build.made.values()}
+    for node in match.nodes.values():
+        if node.name not in stay:
             build.builder.nodes.pop(node.name, None)
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
-    terms = _terms(rule, body, scope, build, graph)
+    terms = _terms(body, scope, build, graph)
     try:
         after = build.builder.build()
     except ValueError as reason:
-        raise error(
-            "A306", f"rule `{rule.name}` cannot be applied: {reason}", node=match.root
-        ) from None
+        raise _misfit(rule, match.root, f"cannot be applied: {reason}") from None
+    _tied(rule, match, terms, graph, after)
     matched = tuple(node.name for node in match.nodes.values())
-    return Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched)
+    plan = Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched)
+    check_shapes(plan)
+    return plan
+
+
+def _misfit(rule: Rule, root: str, why: str, hint: str = "", node: str = "") -> ArchirError:
+    message = f"rule `{rule.name}` does not fit at {root}: {why}"
+    return error("A306", message, node=node or root, hint=hint)
+
+
+def _tied(rule: Rule, match: Match, terms: Mapping[str, Term], graph: Graph, after: Graph) -> None:
+    """A tensor that a node outside the match shares must stay what it is."""
+    inside = {node.name for node in match.nodes.values()}
+    for path, users in graph.users().items():
+        changed = path in terms or after.parameters.get(path) not in (None, graph.parameters[path])
+        for other, _ in users if changed else ():
+            if other not in inside:
+                raise _misfit(
+                    rule, match.root, f"it would change `{path}`, which {other} shares", node=other
+                )
 
 
 def _operand(operand: PatternOperand, build: _Build) -> Value:
@@ -85,7 +101,6 @@ def _type(value: Value, build: _Build, graph: Graph) -> TensorType:
 def _make(
     rule: Rule,
     pattern: PatternNode,
-    body: Rewriting,
     match: Match,
     scope: Scope,
     build: _Build,
@@ -94,15 +109,17 @@ def _make(
 ) -> None:
     """Keep, change or add one node of the right side."""
     inputs = tuple(_operand(o, build) for o in pattern.operands)
-    stated = {name: _attr(evaluate(e, scope)) for name, e in pattern.attrs.items()}
-    kept = _unchanged(pattern, inputs, stated, match, build)
-    if kept is not None:
-        build.made[pattern.name] = kept
-        build.kept.add(kept.name)
+    try:
+        stated = {name: _attr(evaluate(e, scope)) for name, e in pattern.attrs.items()}
+    except ArchirError as failure:
+        if failure.diagnostics[0].code != "A211":
+            raise
+        raise _misfit(rule, match.root, failure.diagnostics[0].message) from None
+    own = match.nodes.get(pattern.name)
+    if own is not None and own.op == pattern.op and own.inputs == inputs and _says(own, stated):
+        _keep(pattern, own, build)
         return
-    old = match.nodes.get(pattern.name)
-    if old is not None and old.op != pattern.op:
-        old = None
+    old = own if own is not None and own.op == pattern.op else None
     types = tuple(_type(v, build, graph) for v in inputs)
     given = {**old.attrs, **stated} if old is not None else stated
     op = ops[pattern.op]
@@ -110,16 +127,45 @@ def _make(
         attrs = bind_attrs(op, given, types)
         use = instance(op, attrs, types)
     except OpError as failure:
-        raise error(
-            "A306",
-            f"rule `{rule.name}` does not fit at {match.root}: {failure.message}",
-            node=match.root,
-            hint=failure.hint,
-        ) from None
+        raise _misfit(rule, match.root, failure.message, failure.hint) from None
+    if own is None:
+        same = _twin(rule, op, attrs, inputs, match, build)
+        if same is not None:
+            _keep(pattern, same, build)
+            return
     made = _node(pattern, op, old, attrs, inputs, use, match, build)
     build.made[pattern.name] = made
     build.types.update({Value(made.name, p): type_ for p, type_ in enumerate(made.types)})
     scope.made = {**scope.made, pattern.name: attrs}
+
+
+def _keep(pattern: PatternNode, node: Node, build: _Build) -> None:
+    build.made[pattern.name] = node
+    build.kept.add(node.name)
+
+
+def _says(node: Node, stated: Mapping[str, AttrValue]) -> bool:
+    """Whether a node has the attributes that a rule states."""
+    return all(node.attrs[n] in (v, _spread(node.attrs[n], v)) for n, v in stated.items())
+
+
+def _twin(
+    rule: Rule,
+    op: Op,
+    attrs: Mapping[str, AttrValue],
+    inputs: tuple[Value, ...],
+    match: Match,
+    build: _Build,
+) -> Node | None:
+    """A matched node without tensors of its own that computes what a new one would, and stays."""
+    body = rule.body
+    assert isinstance(body, Rewriting)
+    for name, node in match.nodes.items():
+        free = node.name not in build.kept and body.replace.node(name) is None
+        same = (node.op, node.inputs, node.attrs) == (op.name, inputs, attrs)
+        if free and same and not node.params:
+            return node
+    return None
 
 
 def _node(
@@ -133,42 +179,19 @@ def _node(
     build: _Build,
 ) -> Node:
     name = old.name if old is not None else _fresh(pattern, match.root, build)
-    roles = [p for p in op.present(attrs)]
-    params = {
-        p.role: old.params[p.role]
-        if old is not None and p.role in old.params
-        else f"{name}.{p.role}"
-        for p in roles
-    }
+    held = old.params if old is not None else {}
+    own = name if op.name == "parameter" else f"{name}.{{}}"
+    params = {p.role: held.get(p.role, own.format(p.role)) for p in op.present(attrs)}
     made = Node(name, op.name, attrs, inputs, params, use.types)
     if old is not None:
         build.builder.put(made)
     else:
         build.builder.add(made)
-    for p in roles:
-        parameter = Parameter(params[p.role], use.params[p.role], p.buffer)
+    for p in op.present(attrs):
+        buffer = bool(attrs["buffer"]) if op.name == "parameter" else p.buffer
+        parameter = Parameter(params[p.role], use.params[p.role], buffer)
         build.builder.parameters[parameter.path] = parameter
     return made
-
-
-def _unchanged(
-    pattern: PatternNode,
-    inputs: tuple[Value, ...],
-    stated: Mapping[str, AttrValue],
-    match: Match,
-    build: _Build,
-) -> Node | None:
-    """A matched node that says the same as a node of the right side stays as it is."""
-    own = match.nodes.get(pattern.name)
-    for old in [own] if own is not None else match.nodes.values():
-        if old.name in build.kept or old.op != pattern.op or old.inputs != inputs:
-            continue
-        if all(
-            old.attrs[name] in (value, _spread(old.attrs[name], value))
-            for name, value in stated.items()
-        ):
-            return old
-    return None
 
 
 def _spread(held: AttrValue, value: AttrValue) -> AttrValue:
@@ -189,74 +212,57 @@ def _fresh(pattern: PatternNode, root: str, build: _Build) -> str:
     taken = build.builder.nodes.keys() | build.builder.parameters.keys()
     prefix = f"{scope}{dot}"
     beside = {name[len(prefix) :].split(".")[0] for name in taken if name.startswith(prefix)}
-    numbers = [int(name[len(base) :]) for name in beside if re.fullmatch(rf"{re.escape(base)}\d{{1,9}}", name)]
+    numbers = [
+        int(name[len(base) :])
+        for name in beside
+        if re.fullmatch(rf"{re.escape(base)}\d{{1,9}}", name)
+    ]
     if base not in beside and not numbers:
         return f"{prefix}{base}"
     return f"{prefix}{base}{max(numbers, default=0) + 1}"
 
 
-def _rewire(body: Rewriting, match: Match, build: _Build) -> dict[Value, Value]:
+def _rewire(
+    rule: Rule, body: Rewriting, match: Match, build: _Build, graph: Graph
+) -> dict[Value, Value]:
     """Let the readers of what the left side bound read what the right side binds."""
     moved: dict[Value, Value] = {}
-    inside = {n.name for n in build.made.values()}
     for name, operand in body.match.bindings.items():
         target = body.replace.bindings.get(name)
         if operand.node is None or target is None:
             continue
         old = Value(match.nodes[operand.node].name, operand.port)
         new = _operand(target, build)
+        types = graph.type_of(old), _type(new, build, graph)
+        if types[0] != types[1]:
+            raise _misfit(rule, match.root, f"`{name}` would be {types[1]} instead of {types[0]}")
         if old != new:
-            build.builder.rewire(old, new, but=inside)
             moved[old] = new
+    build.builder.rewire(moved, but={n.name for n in build.made.values()})
     return moved
 
 
-def _terms(
-    rule: Rule, body: Rewriting, scope: Scope, build: _Build, graph: Graph
-) -> dict[str, Term]:
+def _terms(body: Rewriting, scope: Scope, build: _Build, graph: Graph) -> dict[str, Term]:
     terms: dict[str, Term] = {}
     for target, expression in body.weights:
         owner, _, role = target.rpartition(".")
-        value = evaluate(expression, scope)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = Apply("multiply", (Apply("ones", ()), value))
-        if not is_term(value):
-            raise error("A211", f"`{target}` is given no weight", span=expression.span)
         path = build.made[owner].params.get(role)
         if path is None:
             raise error("A207", f"`{owner}` has no `{role}` there", span=expression.span)
-        terms[path] = value  # type: ignore[assignment]
-        _shape(rule, path, terms[path], expression.span, build, graph)
+        value = evaluate(expression, scope)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = Apply("multiply", (Apply("ones", _extents(build, path)), value))
+        if not is_term(value):
+            raise error("A211", f"`{target}` is given no weight", span=expression.span)
+        terms[path] = value
     for node in build.made.values():
         for path in node.params.values():
-            parameter = build.builder.parameters[path]
-            if path in terms or path in graph.parameters:
-                continue
-            if parameter.type.dtype in ("i64", "i32"):
-                terms[path] = Apply(
-                    "zeros", tuple(s for s in parameter.type.shape if isinstance(s, int))
-                )
-            else:
-                raise error(
-                    "A221", f"rule `{rule.name}` gives no value to `{path}`", span=rule.span
-                )
+            counts = build.builder.parameters[path].type.dtype in ("i64", "i32")
+            if counts and path not in terms and path not in graph.parameters:
+                terms[path] = Apply("zeros", _extents(build, path))
     return terms
 
 
-def _shape(rule: Rule, path: str, term: Term, span: Span, build: _Build, graph: Graph) -> None:
-    shapes = {
-        p.path: tuple(s for s in p.type.shape if isinstance(s, int))
-        for p in graph.parameters.values()
-    }
-    wanted = tuple(s for s in build.builder.parameters[path].type.shape if isinstance(s, int))
-    try:
-        found = shape_of(term, shapes)
-    except WeightError as failure:
-        message = f"rule `{rule.name}`, weight `{path}`: {failure}"
-        raise error("A220", message, span=span) from None
-    if found != wanted:
-        message = (
-            f"rule `{rule.name}` gives `{path}` the shape {list(found)}, "
-            f"its operator wants {list(wanted)}"
-        )
-        raise error("A220", message, span=span)
+def _extents(build: _Build, path: str) -> tuple[int, ...]:
+    shape = build.builder.parameters[path].type.shape
+    return tuple(size for size in shape if isinstance(size, int))

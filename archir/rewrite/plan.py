@@ -47,8 +47,8 @@ class Plan:
 class Region:
     """The part of a network that a plan touches, on both sides.
 
-    ``feeds`` are the values that enter it (the same on both sides); ``checks`` pairs a value
-    that leaves it before with the one that takes its place.
+    ``feeds`` are the values that enter it (the same on both sides); ``checks`` pairs each value
+    that something outside (or the network's caller) reads with what it reads afterwards.
     """
 
     before: tuple[Node, ...]
@@ -69,7 +69,7 @@ def region_of(plan: Plan) -> Region:
         return (
             a.op == b.op
             and a.attrs == b.attrs
-            and (a.inputs == b.inputs or rewired(a) == b.inputs)
+            and rewired(a) == b.inputs
             and a.params == b.params
             and a.types == b.types
             and not moved.intersection(a.params.values())
@@ -85,17 +85,16 @@ def region_of(plan: Plan) -> Region:
     feeds = dict.fromkeys(
         v for side in (before, after) for n in side for v in n.inputs if v.node in kept
     )
-    read = {v for n in plan.before if n.name in kept for v in n.inputs}
-    read |= {o.value for o in plan.before.outputs}
-    gone = {n.name for n in before}
-    leaving = [
-        Value(n.name, p)
+    pairs = [
+        pair
         for n in plan.before
-        for p in range(len(n.types))
-        if Value(n.name, p) in read and (n.name in gone or Value(n.name, p) in plan.values)
+        if n.name in kept
+        for pair in zip(n.inputs, plan.after.node(n.name).inputs, strict=True)
     ]
-    checks = tuple((value, plan.values.get(value, value)) for value in leaving)
-    return Region(before, after, tuple(feeds), checks)
+    ends = zip(plan.before.outputs, plan.after.outputs, strict=True)
+    pairs += [(old.value, new.value) for old, new in ends]
+    checks = dict.fromkeys((a, b) for a, b in pairs if a != b or a.node not in kept)
+    return Region(before, after, tuple(feeds), tuple(checks))
 
 
 def dropout_in(region: Region, ops: OpSet) -> str | None:
@@ -121,7 +120,7 @@ def apply_terms(
             continue
         dtype = numpy_dtype(parameter.type.dtype)
         value = evaluate(term, Floating(_wide(dtype)), weights, measured)
-        out[path] = np.ascontiguousarray(value, dtype=dtype)
+        out[path] = np.asarray(value, dtype=dtype, order="C")
     return out
 
 
@@ -132,29 +131,38 @@ def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
+def shapes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by path."""
+    return {p.path: _whole(p.type.shape) for p in graph.parameters.values()}
+
+
 def check_shapes(plan: Plan) -> None:
     """Every term has the shape of the parameter it makes.
 
     Raises:
-        ArchirError: A220, with both shapes.
+        ArchirError: A220, with both shapes; A221, a parameter that no term makes.
     """
-    shapes = {p.path: _whole(p.type.shape) for p in plan.before.parameters.values()}
+    shapes, name = shapes_of(plan.before), plan.rule.name
     for path, parameter in plan.after.parameters.items():
         term = plan.terms.get(path)
         if term is None:
+            if plan.before.parameters.get(path) == parameter:
+                continue
             if path not in shapes:
-                raise error("A221", f"rule `{plan.rule.name}` gives no value to `{path}`")
+                raise error(
+                    "A221", f"rule `{name}` gives no value to `{path}`", span=plan.rule.span
+                )
             term = Ref(path)
         try:
             found = shape_of(term, shapes)
         except WeightError as reason:
             raise error(
-                "A220", f"rule `{plan.rule.name}`, weight `{path}`: {reason}", span=plan.rule.span
+                "A220", f"rule `{name}`, weight `{path}`: {reason}", span=plan.rule.span
             ) from None
         if found != _whole(parameter.type.shape):
             raise error(
                 "A220",
-                f"rule `{plan.rule.name}` gives `{path}` the shape {list(found)}, "
+                f"rule `{name}` gives `{path}` the shape {list(found)}, "
                 f"its operator wants {list(_whole(parameter.type.shape))}",
                 span=plan.rule.span,
             )
