@@ -23,7 +23,7 @@ from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
 from archir.rewrite.plan import Plan, Region, region_of
 from archir.weights.functions import evaluate
-from archir.weights.terms import references
+from archir.weights.terms import Statistic, references, statistics
 
 OTHER_SYMBOLS = 12
 """What a symbolic size other than the batch stands for in a check."""
@@ -37,6 +37,9 @@ class Mismatch:
     index: tuple[int, ...]
     count: int
     total: int
+    before: str = ""
+    after: str = ""
+    """The first two numbers that differ."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Trial:
     region: Region
     old: Mapping[str, Array]
     new: Mapping[str, Array]
+    measured: Mapping[Statistic, Array]
+    """Calibration may find anything: the map must be exact for all of it."""
 
 
 def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None) -> Trial:
@@ -76,9 +81,14 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     k = arithmetic or Residues()
     region = region_of(plan)
     old = _parameters(plan, region, k, np.random.Generator(np.random.PCG64([seed, 0x5EED])))
-    new = {path: evaluate(plan.terms[path], k, old) for path in _paths(region.after, plan)}
+    held = _paths(region.after, plan)
+    rng = np.random.Generator(np.random.PCG64([seed, 0xCA11]))
+    measured = {
+        s: _draw(k, rng, (s.channels,)) for path in held for s in statistics(plan.terms[path])
+    }
+    new = {path: evaluate(plan.terms[path], k, old, measured) for path in held}
     new.update({path: array for path, array in old.items() if path not in new})
-    return Trial(k, seed, region, old, new)
+    return Trial(k, seed, region, old, new, measured)
 
 
 def check_use(
@@ -105,7 +115,7 @@ def check_use(
         mapped = {**old, **left.buffers}
         for path, found in right.buffers.items():
             term = plan.terms.get(path)
-            wanted = mapped[path] if term is None else evaluate(term, k, mapped)
+            wanted = mapped[path] if term is None else evaluate(term, k, mapped, trial.measured)
             mismatch = mismatch or _compare(path, wanted, found)
     numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
     return ExactCheck(
@@ -182,4 +192,6 @@ def _compare(name: str, a: Array, b: Array) -> Mismatch | None:
     if not differs.any():
         return None
     where = np.argwhere(differs)[0]
-    return Mismatch(name, tuple(int(i) for i in where), int(differs.sum()), int(differs.size))
+    index = tuple(int(i) for i in where)
+    shown = (str(a[index]), str(b[index]))
+    return Mismatch(name, index, int(differs.sum()), int(differs.size), *shown)
