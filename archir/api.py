@@ -1,9 +1,4 @@
-"""The compiler for Python users and for the command line: load, rewrite, check, save.
-
-    net = archir.load("net.arch")
-    net.rewrite("deepen", at="stem").save("deeper.arch")
-    module = net.to_torch()
-"""
+"""The compiler for Python users and for the command line: load, rewrite, check, save."""
 
 from __future__ import annotations
 
@@ -19,7 +14,8 @@ from archir.diag import ArchirError, Source, error
 from archir.files import check_target, read_source, writing
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
-from archir.lang import edit, load as load_program
+from archir.lang import edit
+from archir.lang import load as load_program
 from archir.lang.program import Program
 from archir.ops import installed_ops
 from archir.ops.arithmetic import Array
@@ -42,6 +38,7 @@ from archir.weights.terms import Statistic, Term
 
 if TYPE_CHECKING:
     import torch
+
 
 @dataclass(frozen=True)
 class Application:
@@ -144,7 +141,9 @@ class Network:
     def _fresh_chain(self) -> Certificate:
         return Certificate(params=dict(self.program.params))
 
-    def with_weights(self, weights: Mapping[str, Array], kind: str, facts: Mapping[str, Any]) -> Network:
+    def with_weights(
+        self, weights: Mapping[str, Array], kind: str, facts: Mapping[str, Any]
+    ) -> Network:
         """The network with other weights, as one more attested step.
 
         Raises:
@@ -170,7 +169,9 @@ class Network:
         if steps and steps[-1].after == state:
             return self
         if self.weights is None:
-            return replace(self, certificate=self._fresh_chain()).stepped("given", {"weights": None})
+            return replace(self, certificate=self._fresh_chain()).stepped(
+                "given", {"weights": None}
+            )
         note = "edited since its certificate was written" if steps else "no certificate"
         return replace(self, certificate=self._fresh_chain()).stepped("given", {"note": note})
 
@@ -383,7 +384,9 @@ def rewrite(
     for number, application in enumerate(applications):
         rule = network.library.find(application.rule)
         verdict = _permitted(rule, network.ops, unproved=unproved)
-        planner = network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
+        planner = (
+            network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
+        )
         for site in planner.choose(rule, application.at, seed):
             if work.graph is not planner.graph:
                 planner = Planner(work.graph, network.ops)
@@ -398,12 +401,16 @@ def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = verdict.to_json()
     if verdict.kind == "refuted":
         raise error(
-            "A310", f"`{rule.name}` is refuted: it does not do what it promises", span=rule.span,
+            "A310",
+            f"`{rule.name}` is refuted: it does not do what it promises",
+            span=rule.span,
             hint=f"`archir prove` shows the counterexample of `{rule.name}`",
         )
     if verdict.kind == "unknown" and not unproved:
         raise error(
-            "A311", f"`{rule.name}` has no verdict", span=rule.span,
+            "A311",
+            f"`{rule.name}` has no verdict",
+            span=rule.span,
             hint="--unproved runs it all the same, and the certificate says so",
         )
     return facts
@@ -420,7 +427,9 @@ def _use(
     measured: dict[Statistic, Array] = {}
     facts = None
     if wanted_statistics(plan) and calibration is not None and work.weights is not None:
-        held = replace(network, program=replace(network.program, graph=work.graph), weights=work.settle())
+        held = replace(
+            network, program=replace(network.program, graph=work.graph), weights=work.settle()
+        )
         measured = calibrated(held, plan, calibration)
         count = len(next(iter(calibration.feeds.values())))
         facts = {"data": calibration.name, "sha256": calibration.sha256, "count": count}
@@ -453,7 +462,7 @@ def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> R
                 if drift.finite
                 else "with these weights the outputs are not finite",
             )
-    start = network._established()  # noqa: SLF001 - the module's own class
+    start = network._established()
     digest = start.certificate.steps[-1].after.weights
     made = replace(
         start,

@@ -1,6 +1,6 @@
 """Parse and check: whole processes, and what of them is archir's own.
 
-    uv run python benchmarks/check.py
+uv run python benchmarks/check.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def main() -> None:
         report(f"archir check {name}.arch, whole process", timings, "imports alone")
         floor, whole = timings["imports alone"], timings[f"archir check {name}"]
         own = Timing(tuple(b - a for a, b in zip(floor.seconds, whole.seconds, strict=True)))
-        print(f"  archir's own part: {own.median:.3f} s (target 0.4), whole {whole.median:.3f} s (1.8)")
+        print(
+            f"  archir's own part: {own.median:.3f} s (target 0.4); whole: {whole.median:.3f} s (1.8)"
+        )
     from archir.files import read_source
     from archir.lang import load
     from archir.ops import installed_ops

@@ -1,6 +1,6 @@
 """Build and serialise ResNet-50 as ONNX, against torch's two exporters (no gate on any side).
 
-    uv run python benchmarks/export.py
+uv run python benchmarks/export.py
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def ours(network: archir.Network) -> Callable[[], object]:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            with (Path(folder) / "net.onnx").open("wb") as file:
+            path = Path(folder) / "net.onnx"
+            with path.open("wb") as file:
                 file.writelines(backend.serialise(network.graph, network.weights))
 
     return work

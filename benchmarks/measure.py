@@ -64,4 +64,5 @@ def report(title: str, timings: Mapping[str, Timing], against: str) -> None:
 
 def machine() -> str:
     """What the figures were taken on."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{system}, {os.cpu_count()} cores, Python {platform.python_version()}"

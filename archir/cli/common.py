@@ -73,7 +73,7 @@ def guarded(
         return _failed(name, as_json, error("A690", "the machine has no memory left for this"))
     except OSError as failure:
         return _failed(name, as_json, _system(failure))
-    except Exception as failure:  # noqa: BLE001 - the last net: a bug must not be a traceback
+    except Exception as failure:  # the last net: a bug must not be a traceback
         return _failed(name, as_json, _internal(failure))
     if sink is not None:
         sink.append(report)

@@ -106,11 +106,12 @@ def doctor() -> Report:
     problems += more
     rows = [(p["package"], p["version"] or "not installed", p["part"]) for p in packages]
     lines = [
-        f"archir {__version__}, Python {machine['python']}, {machine['system']}, "
-        f"{machine['cores']} cores",
+        (f"archir {__version__}, Python {machine['python']}, {machine['system']}, "
+        f"{machine['cores']} cores"),
         f"GPUs: {', '.join(machine['gpus']) or 'none that torch sees'}",
         f"ONNX Runtime: {', '.join(machine['onnxruntime_providers']) or 'not installed'}",
-        f"{len(content['ops'])} operators, {len(content['rules'])} rules: {', '.join(content['rules'])}",
+        f"{len(content['ops'])} operators",
+        f"{len(content['rules'])} rules: {', '.join(content['rules'])}",
         *(f"backend {name}: {state}" for name, state in content["backends"].items()),
         options.table(("package", "version", "for"), rows),
         *(f"problem: {p}" for p in problems),

@@ -71,7 +71,9 @@ command = make(
         default="test",
         show_default=True,
     ),
-    click.option("--against", type=click.Path(dir_okay=False), help="Compare predictions with these."),
+    click.option(
+        "--against", type=click.Path(dir_okay=False), help="Compare predictions with these."
+    ),
     options.device,
     options.params,
     options.weights,

@@ -85,7 +85,9 @@ command = make(
     click.argument("subject", metavar="CODE|FILE"),
     click.option("--rule", help="The rule to explain."),
     click.option("--at", metavar="SITE", help="Where."),
-    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."),
+    click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."
+    ),
     options.params,
     options.rule_files,
     example="archir explain net.arch --rule widen --at fc",

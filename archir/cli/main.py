@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
@@ -34,18 +35,16 @@ class Verbs(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as failure:
-            import difflib
-
             close = difflib.get_close_matches(args[0], VERBS, 1)
-            if close:
-                failure.message += f" Did you mean '{close[0]}'?"
-            raise
+            if not close:
+                raise
+            raise click.UsageError(f"{failure.message} Did you mean '{close[0]}'?", ctx) from None
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="archir")
 def group() -> None:
-    """A compiler for neural architectures.
+    r"""A compiler for neural architectures.
 
     A network is a program in a .arch file. archir checks it, trains it, rewrites it by rules
     that are proved to keep what it computes, and exports it to ONNX.

@@ -49,7 +49,9 @@ def new(template: str | None, output: str | None, force: bool) -> Report:
 command = make(
     "new",
     click.argument("template", required=False),
-    click.option("-o", "--output", type=click.Path(dir_okay=False), help="By default TEMPLATE.arch."),
+    click.option(
+        "-o", "--output", type=click.Path(dir_okay=False), help="By default TEMPLATE.arch."
+    ),
     options.force,
     example="archir new resnet20 -o net.arch",
 )(new)

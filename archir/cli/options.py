@@ -97,7 +97,9 @@ def human(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()
+) -> str:
     """A plain table; columns listed in ``right`` are aligned at the right."""
     from io import StringIO
 

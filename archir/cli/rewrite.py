@@ -153,9 +153,13 @@ def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool)
         lines.append(f"  rule {kind}; this use {checked}")
         lines += [f"  not claimed in {mode}: {why}" for mode, why in use.skipped.items()]
         if use.calibration:
-            lines.append(f"  statistics of {use.calibration['count']} images of {use.calibration['data']}")
+            lines.append(
+                f"  statistics of {use.calibration['count']} images of {use.calibration['data']}"
+            )
     if done.drift is not None:
-        lines.append(f"drift max|a-b|/max|a| = {done.drift.value:.1e} ({done.drift.engine}, float32)")
+        lines.append(
+            f"drift max|a-b|/max|a| = {done.drift.value:.1e} ({done.drift.engine}, float32)"
+        )
     elif done.network.weights is None:
         lines.append("no weights: the text alone was rewritten")
     lines.append(
@@ -173,10 +177,18 @@ def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool)
 command = make(
     "rewrite",
     options.file,
-    click.option("--rule", multiple=True, metavar="RULE[@SITE]", help="May be given several times."),
-    click.option("--script", type=click.Path(dir_okay=False), help="Lines of RULE[@SITE] name=value."),
-    click.option("--at", metavar="SITE", help="A path, a glob, `all`, `random`. See `archir rules FILE`."),
-    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."),
+    click.option(
+        "--rule", multiple=True, metavar="RULE[@SITE]", help="May be given several times."
+    ),
+    click.option(
+        "--script", type=click.Path(dir_okay=False), help="Lines of RULE[@SITE] name=value."
+    ),
+    click.option(
+        "--at", metavar="SITE", help="A path, a glob, `all`, `random`. See `archir rules FILE`."
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."
+    ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),
     click.option("--max-params", type=int, help="Refuse a result with more parameters."),

@@ -35,7 +35,9 @@ def rule_facts(rule: Rule) -> dict[str, Any]:
     }
 
 
-def rules(file: str | None, param: tuple[str, ...], rule_files: tuple[str, ...], rule: str | None) -> Report:
+def rules(
+    file: str | None, param: tuple[str, ...], rule_files: tuple[str, ...], rule: str | None
+) -> Report:
     """List the rules; with FILE, every site where they apply.
 
     A site is RULE@PATH, as `archir rewrite --at` takes it.

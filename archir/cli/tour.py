@@ -103,22 +103,30 @@ def tour(output: str, epochs: int) -> Report:
     onnx = run("And it ships:", "export", at("final.arch"), "-o", at("final.onnx"))
     rows = [_row(at(name)) for name in ("trained.arch", "wider.arch", "final.arch")]
     shown = [
-        (Path(r["file"]).name, f"{r['params']:,}", f"{r['macs']:,}", f"{r['accuracy']:.2%}") for r in rows
+        (Path(r["file"]).name, f"{r['params']:,}", f"{r['macs']:,}", f"{r['accuracy']:.2%}")
+        for r in rows
     ]
     seconds = time.perf_counter() - start
     text = "\n".join(
         [
             "",
-            options.table(("network", "parameters", "MACs", "test accuracy"), shown, right=(1, 2, 3)),
+            options.table(
+                ("network", "parameters", "MACs", "test accuracy"), shown, right=(1, 2, 3)
+            ),
             "",
-            f"wider.arch predicts as trained.arch does on {same['same_predictions']} of "
-            f"{same['count']} test images",
-            f"final.onnx agrees with final.arch within {max(onnx['drift'].values()):.1e} "
-            f"({onnx['provider']})",
+            (f"wider.arch predicts as trained.arch does on {same['same_predictions']} of "
+            f"{same['count']} test images"),
+            (f"final.onnx agrees with final.arch within {max(onnx['drift'].values()):.1e} "
+            f"({onnx['provider']})"),
             f"{seconds:.0f} s; the files are in {folder}",
         ]
     )
-    data = {"folder": str(folder), "seconds": round(seconds, 1), "networks": rows, "steps": guide.done}
+    data = {
+        "folder": str(folder),
+        "seconds": round(seconds, 1),
+        "networks": rows,
+        "steps": guide.done,
+    }
     equal = same["same_predictions"] == same["count"]
     return Report(data, text, 0 if equal else CHECK_FAILED)
 

@@ -40,7 +40,11 @@ def bar(epochs: int) -> Iterator[ProgressCallback]:
         task = shown.add_task("", total=1, epoch=0, loss=0.0, accuracy="-", rate=0.0)
 
         def update(now: Progress) -> None:
-            fields: dict[str, Any] = {"epoch": now.epoch, "loss": now.loss, "rate": now.images_per_second}
+            fields: dict[str, Any] = {
+                "epoch": now.epoch,
+                "loss": now.loss,
+                "rate": now.images_per_second,
+            }
             if now.accuracy is not None:
                 fields["accuracy"] = f"{now.accuracy:.1%}"
             shown.update(task, completed=now.step, total=now.steps, **fields)
@@ -93,13 +97,25 @@ def train(
     assert network.weights is not None
     dataset = load_data(data)
     config = TrainConfig(
-        epochs, batch_size, lr, momentum, weight_decay, seed, device, precision  # type: ignore[arg-type]
+        epochs,
+        batch_size,
+        lr,
+        momentum,
+        weight_decay,
+        seed,
+        device,
+        precision,  # type: ignore[arg-type]
     )
     print(f"training on {describe(resolve(device), config.precision)}", file=sys.stderr)
     with bar(epochs) as progress:
         run_dir = None if run is None else Path(run)
         done = fit(
-            network.graph, dict(network.weights), dataset, config, progress=progress, run_dir=run_dir
+            network.graph,
+            dict(network.weights),
+            dataset,
+            config,
+            progress=progress,
+            run_dir=run_dir,
         )
     facts = {
         "data": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset.train)},
@@ -114,7 +130,9 @@ def train(
         f"after {epochs} epochs, {done.seconds:.1f} s\nwrote {target} with weights and certificate"
     )
     history = [asdict(epoch) for epoch in done.history]
-    return Report({"output": str(target), **facts, "history": history, "seconds": done.seconds}, text)
+    return Report(
+        {"output": str(target), **facts, "history": history, "seconds": done.seconds}, text
+    )
 
 
 command = make(
@@ -124,7 +142,9 @@ command = make(
     options.output,
     click.option("--epochs", type=int, default=20, show_default=True),
     click.option("--batch-size", type=int, default=64, show_default=True),
-    click.option("--lr", type=float, default=0.05, show_default=True, help="The rate at the start."),
+    click.option(
+        "--lr", type=float, default=0.05, show_default=True, help="The rate at the start."
+    ),
     click.option("--momentum", type=float, default=0.9, show_default=True),
     click.option("--weight-decay", type=float, default=5e-4, show_default=True),
     options.seed,

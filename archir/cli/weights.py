@@ -11,7 +11,9 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 
 
-def init(file: str, param: tuple[str, ...], seed: int, random_statistics: bool, force: bool) -> Report:
+def init(
+    file: str, param: tuple[str, ...], seed: int, random_statistics: bool, force: bool
+) -> Report:
     """Write initial weights beside a network, and the certificate that says so.
 
     With --random-statistics the vectors of batch norms are drawn far from 0 and 1, so that a
@@ -28,7 +30,9 @@ def init(file: str, param: tuple[str, ...], seed: int, random_statistics: bool, 
     made = found.init(seed, random_statistics=random_statistics)
     assert made.weights is not None
     if certificate_path(target).exists() and not force:
-        raise error("A603", f"{certificate_path(target)} exists already", hint="replace it with --force")
+        raise error(
+            "A603", f"{certificate_path(target)} exists already", hint="replace it with --force"
+        )
     save_weights(weights_path(target), dict(made.weights), {}, force=force)
     with writing(certificate_path(target), force=force) as temporary:
         temporary.write_text(made.certificate.to_json(), encoding="utf-8")
@@ -49,7 +53,9 @@ command.add_command(
         options.file,
         options.params,
         options.seed,
-        click.option("--random-statistics", is_flag=True, help="Batch-norm vectors far from 0 and 1."),
+        click.option(
+            "--random-statistics", is_flag=True, help="Batch-norm vectors far from 0 and 1."
+        ),
         options.force,
         example="archir weights init net.arch --seed 1",
     )(init)
