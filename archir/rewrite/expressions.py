@@ -14,6 +14,7 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.classes import Structure, lift
+from archir.rewrite.names import OF_TENSORS
 from archir.weights.functions import FUNCTIONS
 from archir.weights.terms import Apply, IndexMap, Ref, Statistic, Term
 
@@ -186,7 +187,7 @@ def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result
 def _call(call: t.Call, scope: Scope) -> Result:
     name = call.callee.text
     given = [a.value for a in call.arguments]
-    if name in _OF_TENSORS:
+    if name in OF_TENSORS:
         return _of_tensor(name, given, scope, call.span)
     args = [evaluate(e, scope) for e in given]
     if name in ("min", "max"):
@@ -225,9 +226,6 @@ def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
     assert scope.rng is not None
     more = scope.rng.integers(0, old, new - old)
     return IndexMap(np.concatenate([np.arange(old), more]), old)
-
-
-_OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
 
 
 def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Result:

@@ -21,8 +21,8 @@ OPERATORS = {"+": "add", "*": "mul"}
 class PatternReader:
     """Reads the statements of one side into a :class:`Pattern`."""
 
-    def __init__(self, ops: OpSet, errors: list[Diagnostic], scalars: Sequence[str]) -> None:
-        self.ops, self.errors, self.scalars = ops, errors, scalars
+    def __init__(self, ops: OpSet, errors: list[Diagnostic]) -> None:
+        self.ops, self.errors = ops, errors
         self.nodes: list[PatternNode] = []
         self.bindings: dict[str, PatternOperand] = {}
         self._pending: list[tuple[str | None, int]] = []
@@ -41,6 +41,10 @@ class PatternReader:
                 continue
             first = len(self.nodes)
             value = self.value(statement.value)
+            for target in statement.targets:
+                used = {o.variable for n in self.nodes for o in n.operands}
+                if target.text in self.bindings or target.text in used:
+                    self.complain("A209", f"`{target.text}` stands for two values", target.span)
             if len(self.nodes) == first + 1 and self._label(first) is None:
                 self._rename(first, statement.targets[0].text)
                 value = PatternOperand(None, self.nodes[first].name)
@@ -163,6 +167,8 @@ class PatternReader:
                 call.callee.span,
                 f"did you mean `{close[0]}`?" if close else "",
             )
+        if call.renames:
+            self.complain("A209", "a pattern names no parameters", call.span)
         operands = list(piped)
         attrs: dict[str, t.Expr] = {}
         most = op.operands[1]
@@ -186,5 +192,7 @@ class PatternReader:
                     argument.span,
                     f"it has: {known}",
                 )
+            if name in attrs:
+                self.complain("A209", f"`{name}` is stated twice", argument.span)
             attrs[name] = argument.value
         return self._add(op, operands, attrs, label, call.span)

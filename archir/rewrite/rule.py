@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +15,19 @@ from archir.lang.tree import Expr as Expression
 from archir.ops.record import Mode
 
 ParameterKind = Literal["int", "odd", "even", "float", "bool"]
+KINDS: Mapping[str, ParameterKind] = {
+    kind: kind for kind in ("int", "odd", "even", "float", "bool")
+}
+"""The kinds of a parameter by name."""
+NOUNS: Mapping[ParameterKind, str] = {
+    "int": "an integer",
+    "odd": "an odd number",
+    "even": "an even number",
+    "float": "a number",
+    "bool": "true or false",
+}
+MOST = 2**20
+"""The largest integer that a parameter may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,27 @@ class RuleParameter:
     kind: ParameterKind
     default: AttrValue
     """None where it must be given."""
+
+    def fit(self, value: AttrValue) -> AttrValue:
+        """The value as this parameter takes it.
+
+        Raises:
+            ValueError: it does not take it; the text says what it takes.
+        """
+        kind = self.kind
+        if kind == "bool" and isinstance(value, bool):
+            return value
+        if kind != "bool" and isinstance(value, int) and not isinstance(value, bool):
+            if kind == "float":
+                return float(value)
+            if kind != "int" and value % 2 != (kind == "odd"):
+                raise ValueError(NOUNS[kind])
+            if not 0 <= value <= MOST:
+                raise ValueError(f"{NOUNS[kind]} from 0 to {MOST:,}")
+            return value
+        if kind == "float" and isinstance(value, float) and math.isfinite(value):
+            return value
+        raise ValueError(NOUNS[kind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +144,9 @@ class Rule:
     @property
     def hash(self) -> str:
         """sha256 of the rule's text, white space and comments folded."""
-        lines = (line.split("#")[0] for line in self.text.splitlines())
-        return hashlib.sha256(" ".join(" ".join(lines).split()).encode()).hexdigest()
+        text = _COMMENT.sub(lambda m: "" if m[0].startswith("#") else m[0], self.text)
+        return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|`(?:[^`\\\n]|\\.)*`|#[^\n]*', re.DOTALL)
+"""Comments, and what may hold a `#` that begins none."""

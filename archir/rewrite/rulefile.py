@@ -1,32 +1,39 @@
-"""Rule files: text to :class:`~archir.rewrite.rule.Rule` values, with all errors and their spans."""
+"""Rule files: text to :class:`~archir.rewrite.rule.Rule` values, or all errors with their spans."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from archir.diag import ArchirError, Diagnostic, Source, Span, error
-from archir.ir.types import AttrValue
+from archir.diag import ArchirError, Diagnostic, Source, Span
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
-from archir.ops.record import OpSet
+from archir.ops.record import Mode, OpSet
+from archir.rewrite.names import Names
 from archir.rewrite.pattern import PatternReader
-from archir.rewrite.rule import Contract, Reshaping, Rewriting, Rule, RuleParameter
-from archir.weights.functions import FUNCTIONS
+from archir.rewrite.rule import (
+    KINDS,
+    Contract,
+    Pattern,
+    Reshaping,
+    Rewriting,
+    Rule,
+    RuleParameter,
+)
 
 MAX_TEXT = 1_000_000
-KINDS = ("int", "odd", "even", "float", "bool")
-PLANNED = {
-    "replicate": "replicate(size, new_size)",
-    "mean": "mean(value)",
-    "variance": "variance(value)",
-}
-"""Functions that are read when a rewrite is planned: random maps and calibration statistics."""
-SCALAR = ("channels", "rank", "size", "min", "max", "uses", "has")
+"""How many characters a rule file may have."""
+MAX_ERRORS = 20
+"""After so many syntax errors the rest of a file is not read."""
+ONCE = ("doc", "source", "match", "replace", "weights", "over", "produce", "carry", "consume")
+OF_CLASSES = ("over", "let", "produce", "carry", "consume")
+OF_PATTERNS = ("match", "replace", "weights")
+_HEAD = re.compile(r"^[ \t]*rule\b", re.MULTILINE)
 
 
 @lru_cache(maxsize=1)
@@ -44,55 +51,73 @@ def parse_rules(source: Source, ops: OpSet, package: str = "") -> list[Rule]:
     """The rules of a file.
 
     Raises:
-        ArchirError: A2xx diagnostics, all of the file's.
+        ArchirError: A2xx diagnostics (and A00x), all of the file's.
     """
     if len(source.text) > MAX_TEXT:
-        raise error("A200", f"{source.name} is longer than {MAX_TEXT:,} characters")
-    tree = _tree(source)
+        text = f"{source.name} is longer than {MAX_TEXT:,} characters"
+        raise ArchirError(Diagnostic("A200", text))
+    trees, found = _trees(source)
     rules: list[Rule] = []
-    found: list[Diagnostic] = []
-    for child in tree.children:
+    names: set[str] = set()
+    for tree in trees:
         try:
-            rule = _RuleReader(source, ops, package).rule(child)
-            twin = next((r for r in rules if r.name == rule.name), None)
-            if twin is not None:
-                found.append(Diagnostic("A203", f"two rules are named `{rule.name}`", rule.span))
-            rules.append(rule)
+            rule = _RuleReader(source, ops, package).rule(tree)
         except ArchirError as failure:
             found.extend(failure.diagnostics)
+            continue
+        if rule.name in names:
+            found.append(Diagnostic("A203", f"two rules are named `{rule.name}`", rule.span))
+        names.add(rule.name)
+        rules.append(rule)
     if found:
-        raise ArchirError(*found)
+        raise ArchirError(*sorted(found, key=lambda d: d.span.start if d.span else 0))
     return rules
 
 
-def _tree(source: Source) -> Tree[Token]:
-    try:
-        tree: Tree[Token] = _parser().parse(source.text)
-    except UnexpectedInput as reason:
-        raise _syntax(source, reason) from None
-    except RecursionError:
-        raise error("A200", f"{source.name} nests too deeply") from None
-    return tree
+def _trees(source: Source) -> tuple[list[Tree[Token]], list[Diagnostic]]:
+    """The rules that can be read, and the syntax errors; a wrong rule is skipped whole."""
+    text, found = source.text, list[Diagnostic]()
+    while len(found) < MAX_ERRORS:
+        try:
+            tree = _parser().parse(text)
+        except UnexpectedInput as reason:
+            found.append(_syntax(source, reason))
+            place = found[-1].span
+            assert place is not None
+            heads = [m.start() for m in _HEAD.finditer(source.text)]
+            start = max((h for h in heads if h < place.start), default=0)
+            after = [h for h in heads if h > place.start]
+            if not after:
+                text = text[:start]
+                continue
+            text = text[:start] + " " * (after[0] - start) + text[after[0] :]
+        else:
+            return [child for child in tree.children if isinstance(child, Tree)], found
+    return [], found
 
 
-def _syntax(source: Source, reason: UnexpectedInput) -> ArchirError:
-    at = reason.pos_in_stream if reason.pos_in_stream is not None else len(source.text)
-    if at < 0:
-        at = len(source.text)
+def _syntax(source: Source, reason: UnexpectedInput) -> Diagnostic:
+    at: int = getattr(reason, "pos_in_stream", None) or 0
+    ended = isinstance(reason, UnexpectedToken) and reason.token.type == "$END"
+    if ended or not 0 <= at < len(source.text):
+        at = max(len(source.text.rstrip()) - 1, 0)
     span = Span(source, at, min(at + 1, len(source.text)))
-    if isinstance(reason, UnexpectedCharacters):
-        return error("A201", f"{source.text[at]!r} has no meaning here", span=span)
+    hint = (
+        "a rule is `rule name(parameters) { ... }` with a text, `source`, `preserves`, and "
+        "either `match`, `replace`, `weights` or `over`, `produce`, `carry`, `consume`"
+    )
     message = "the file ends within a rule"
-    if isinstance(reason, UnexpectedToken) and reason.token.type != "$END":
+    if isinstance(reason, UnexpectedCharacters):
+        message = f"{source.text[at]!r} has no meaning here"
+    elif isinstance(reason, UnexpectedToken) and not ended:
         span = Span(source, at, at + len(str(reason.token)))
         message = f"`{str(reason.token)[:40]}` is not expected here"
-    return error(
-        "A201",
-        message,
-        span=span,
-        hint="a rule is `rule name(parameters) { ... }` with a text, `source`, `preserves`, and "
-        "either `match`, `replace`, `weights` or `over`, `produce`, `carry`, `consume`",
-    )
+    return Diagnostic("A201", message, span, hint=hint)
+
+
+def _parts(tree: Tree[Token]) -> list[Tree[Token] | Token | None]:
+    """The children; None stands for an absent option."""
+    return list(tree.children)
 
 
 class _RuleReader:
@@ -106,14 +131,14 @@ class _RuleReader:
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
         self.errors.append(Diagnostic(code, message, span, hint=hint))
 
-    def rule(self, tree: Tree[Token] | Token) -> Rule:
-        assert isinstance(tree, Tree)
+    def rule(self, tree: Tree[Token]) -> Rule:
         name, formals, *clauses = tree.children
         span = self.reader.span(tree)
         parts: dict[str, list[Tree[Token]]] = {}
         for clause in clauses:
             assert isinstance(clause, Tree)
-            parts.setdefault(kind_of(clause), []).append(clause)
+            kind = kind_of(clause)
+            parts.setdefault(str(clause.children[0]) if kind == "act" else kind, []).append(clause)
         label = self.reader.ident(name)
         self._once(parts, label.span)
         parameters = self._parameters(formals)
@@ -124,9 +149,13 @@ class _RuleReader:
             if isinstance(w, Tree) and kind_of(w) == "where"
             for e in w.children
         )
-        body = self._body(parts, label, [p.name for p in parameters])
+        body = self._body(parts, label)
         contract = self._contract(parts, label.span)
-        self._check_names((*where, *self._expressions(body)))
+        names = Names(self.ops, self.complain, [p.name for p in parameters])
+        if isinstance(body, Rewriting):
+            names.rewriting(body, where)
+        elif body is not None:
+            names.reshaping(body, where)
         if self.errors or body is None:
             raise ArchirError(*self.errors)
         return Rule(
@@ -143,9 +172,16 @@ class _RuleReader:
         )
 
     def _once(self, parts: dict[str, list[Tree[Token]]], span: Span) -> None:
-        for kind in ("doc", "source", "match", "replace", "weights", "over"):
+        for kind in ONCE:
             for extra in parts.get(kind, [])[1:]:
                 self.complain("A202", f"the rule has two `{kind}` parts", self.reader.span(extra))
+        others = OF_PATTERNS if "over" in parts else OF_CLASSES
+        held = "an axis class" if "over" in parts else "a pattern"
+        for kind in others:
+            for wrong in parts.get(kind, []) if "over" in parts or "match" in parts else []:
+                self.complain(
+                    "A202", f"a rule over {held} has no `{kind}` part", self.reader.span(wrong)
+                )
         if "doc" not in parts:
             self.complain(
                 "A202",
@@ -159,33 +195,48 @@ class _RuleReader:
         return self.reader.string(found[0].children[0]) if found else ""
 
     def _parameters(self, tree: Tree[Token] | Token | None) -> tuple[RuleParameter, ...]:
-        found: list[RuleParameter] = []
-        for child in tree.children if isinstance(tree, Tree) else ():
+        found: dict[str, RuleParameter] = {}
+        children: list[object] = [*tree.children] if isinstance(tree, Tree) else []
+        for child in children:
             if not isinstance(child, Tree):  # `rule name()` leaves a None
                 continue
             name, kind = (self.reader.ident(c) for c in child.children[:2])
-            default: AttrValue = None
-            if child.children[2] is not None:
-                value = self.reader.expression(child.children[2])
-                if isinstance(value, t.Literal):
-                    default = value.value
-                else:
-                    self.complain("A204", "a default is a number, true or false", value.span)
+            if name.text in found:
+                self.complain("A204", f"two parameters are named `{name.text}`", name.span)
             if kind.text not in KINDS:
+                wanted = ", ".join(KINDS)
                 self.complain(
-                    "A204",
-                    f"a parameter is one of {', '.join(KINDS)}, not `{kind.text}`",
-                    kind.span,
+                    "A204", f"a parameter is one of {wanted}, not `{kind.text}`", kind.span
                 )
                 continue
-            found.append(RuleParameter(name.text, kind.text, default))  # type: ignore[arg-type]
-        return tuple(found)
+            parameter = RuleParameter(name.text, KINDS[kind.text], None)
+            if child.children[2] is not None:
+                value = self.reader.expression(child.children[2])
+                parameter = self._default(parameter, value)
+            found[name.text] = parameter
+        return tuple(found.values())
+
+    def _default(self, parameter: RuleParameter, value: t.Expr) -> RuleParameter:
+        literal = value.operand if isinstance(value, t.Unary) and value.op == "-" else value
+        given = literal.value if isinstance(literal, t.Literal) else None
+        if literal is not value and isinstance(given, int | float):
+            given = -given
+        try:
+            return replace(parameter, default=parameter.fit(given))
+        except ValueError as wanted:
+            self.complain(
+                "A204",
+                f"the default of `{parameter.name}` is no {parameter.kind}",
+                value.span,
+                f"it takes {wanted}",
+            )
+            return parameter
 
     def _contract(self, parts: dict[str, list[Tree[Token]]], span: Span) -> Contract:
         modes: list[str] = []
-        shape = False
+        shape, before = False, len(self.errors)
         for clause in parts.get("preserves", []):
-            what, *given = (self.reader.ident(c) for c in clause.children if c is not None)
+            what, *given = (self.reader.ident(c) for c in _parts(clause) if c is not None)
             if what.text == "shape":
                 shape = True
             elif what.text != "function" or not given:
@@ -198,7 +249,7 @@ class _RuleReader:
                 if mode.text not in ("eval", "train"):
                     self.complain("A205", f"there is no mode `{mode.text}`", mode.span)
                 modes.append(mode.text)
-        if not modes and not shape and not self.errors:
+        if not modes and not shape and len(self.errors) == before:
             self.complain(
                 "A205",
                 "the rule has no contract",
@@ -206,51 +257,56 @@ class _RuleReader:
                 "say what it preserves: `preserves function in eval, train` or `preserves shape`",
             )
         claims = tuple(str(c.children[0]) for c in parts.get("claim", []))
-        ordered = tuple(m for m in ("eval", "train") if m in modes)
-        return Contract(ordered, shape, claims)  # type: ignore[arg-type]
+        known: tuple[Mode, ...] = ("eval", "train")
+        return Contract(tuple(m for m in known if m in modes), shape, claims)
 
     def _body(
-        self, parts: dict[str, list[Tree[Token]]], label: t.Ident, scalars: list[str]
+        self, parts: dict[str, list[Tree[Token]]], label: t.Ident
     ) -> Rewriting | Reshaping | None:
         if "over" in parts:
             return self._reshaping(parts, label)
-        for kind in ("match", "replace"):
-            if kind not in parts:
-                self.complain("A202", f"the rule has no `{kind}` part", label.span)
-                return None
-        sides = []
-        for kind in ("match", "replace"):
-            statements = [
-                self.reader.statement(s)
-                for s in parts[kind][0].children
-                if isinstance(s, Tree) and kind_of(s) != "where"
-            ]
-            sides.append(PatternReader(self.ops, self.errors, scalars).read(statements))
-        match, replace = sides
+        missing = [kind for kind in ("match", "replace") if kind not in parts]
+        for kind in missing:
+            self.complain("A202", f"the rule has no `{kind}` part", label.span)
+        if missing:
+            return None
+        match, replacement = (self._side(parts[kind][0]) for kind in ("match", "replace"))
         lets: list[tuple[str, t.Expr]] = []
-        weights: list[tuple[str, t.Expr]] = []
+        weights: dict[str, t.Expr] = {}
         for clause in parts.get("weights", []):
             for child in clause.children:
                 statement = self.reader.statement(child)
                 if isinstance(statement, t.Let):
                     lets.append((statement.name.text, statement.value))
                 elif isinstance(statement, t.Bind):
-                    weights.append((statement.targets[0].text, statement.value))
-                    self._target(statement.targets[0], replace)
+                    self._target(statement, replacement, weights)
+                    weights[statement.targets[0].text] = statement.value
         if not match.nodes:
             self.complain("A202", "the rule matches nothing", label.span)
+        inner = {n.name for n in match.nodes[:-1]}
         for name in match.bindings:
-            if name not in replace.bindings and name not in {n.name for n in match.nodes[:-1]}:
+            if name not in replacement.bindings and name not in inner:
                 self.complain(
                     "A206", f"`{name}` is matched but not defined by the right side", label.span
                 )
-        return Rewriting(match, replace, tuple(lets), tuple(weights))
+        return Rewriting(match, replacement, tuple(lets), tuple(weights.items()))
 
-    def _target(self, target: t.Ident, replace: object) -> None:
+    def _side(self, clause: Tree[Token]) -> Pattern:
+        statements = [
+            self.reader.statement(s)
+            for s in clause.children
+            if isinstance(s, Tree) and kind_of(s) != "where"
+        ]
+        return PatternReader(self.ops, self.errors).read(statements)
+
+    def _target(self, statement: t.Bind, right: Pattern, given: Mapping[str, t.Expr]) -> None:
+        target = statement.targets[0]
         name, _, role = target.text.rpartition(".")
-        node = next((n for n in getattr(replace, "nodes", ()) if n.name == name), None)
-        if node is None:
-            self.complain("A207", f"the right side has no `{name}`", target.span)
+        node = right.node(name)
+        if len(statement.targets) > 1 or target.text in given:
+            self.complain("A207", "a weight is given one value, by one statement", statement.span)
+        elif node is None:
+            self.complain("A207", f"the right side has no `{name or target.text}`", target.span)
         elif role not in {p.role for p in self.ops[node.op].params}:
             roles = ", ".join(p.role for p in self.ops[node.op].params) or "none"
             self.complain(
@@ -260,11 +316,11 @@ class _RuleReader:
     def _reshaping(self, parts: dict[str, list[Tree[Token]]], label: t.Ident) -> Reshaping | None:
         over = parts["over"][0]
         variable, site = (self.reader.ident(c) for c in over.children[:2])
-        acts = {
-            str(a.children[0]): self.reader.expression(a.children[1]) for a in parts.get("act", [])
-        }
+        acts: dict[str, t.Expr] = {}
         for kind in ("produce", "carry", "consume"):
-            if kind not in acts:
+            if kind in parts:
+                acts[kind] = self.reader.expression(parts[kind][0].children[1])
+            else:
                 self.complain("A202", f"a rule over a class says what members {kind}", label.span)
         lets = tuple(
             (let.name.text, let.value)
@@ -276,25 +332,3 @@ class _RuleReader:
         return Reshaping(
             variable.text, site.text, lets, acts["produce"], acts["carry"], acts["consume"]
         )
-
-    def _expressions(self, body: Rewriting | Reshaping | None) -> Iterable[t.Expr]:
-        if isinstance(body, Reshaping):
-            yield from (body.produce, body.carry, body.consume)
-        if body is not None:
-            yield from (value for _, value in body.lets)
-        if isinstance(body, Rewriting):
-            yield from (value for _, value in body.weights)
-
-    def _check_names(self, expressions: Iterable[t.Expr]) -> None:
-        """Every function that is called exists."""
-        known = [*FUNCTIONS, *PLANNED, *SCALAR]
-        for expression in expressions:
-            for part in t.walk(expression):
-                if isinstance(part, t.Call) and part.callee.text not in known:
-                    close = difflib.get_close_matches(part.callee.text, known, 1)
-                    self.complain(
-                        "A208",
-                        f"there is no weight function `{part.callee.text}`",
-                        part.callee.span,
-                        f"did you mean `{close[0]}`?" if close else "",
-                    )

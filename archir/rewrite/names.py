@@ -1,0 +1,131 @@
+"""What the expressions of a rule may speak of, checked when its file is read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+
+from archir.diag import Span
+from archir.lang import tree as t
+from archir.ops.record import OpSet
+from archir.rewrite.rule import Pattern, Reshaping, Rewriting
+from archir.weights.functions import FUNCTIONS
+
+OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
+"""Functions of a tensor of the pattern; `mean` and `variance` are measured on calibration data."""
+SCALAR = ("min", "max", "replicate")
+"""Functions of numbers; `replicate` makes a random map when a rewrite is planned."""
+
+Complain = Callable[[str, str, Span, str], None]
+
+
+class Names:
+    """Checks the names and calls of one rule's expressions, and reports each wrong one."""
+
+    def __init__(self, ops: OpSet, complain: Complain, parameters: Sequence[str]) -> None:
+        self.ops, self.complain = ops, complain
+        self.scalars = dict.fromkeys(parameters)
+        self.tensors: dict[str, None] = {}
+        self.nodes: dict[str, str] = {}
+
+    def rewriting(self, body: Rewriting, where: Iterable[t.Expr]) -> None:
+        """Check a rule over a pattern."""
+        for node in body.match.nodes:
+            for value in node.attrs.values():
+                if isinstance(value, t.Name):
+                    self.scalars[value.path] = None
+                else:
+                    self.expression(value)
+            self.nodes[node.name] = node.op
+        free = [o.variable for n in body.match.nodes for o in n.operands if o.variable]
+        self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
+        for condition in where:
+            self.expression(condition)
+        self._right(body.replace, free)
+        self.lets(body.lets)
+        for _, value in body.weights:
+            self.expression(value)
+
+    def _right(self, pattern: Pattern, free: Sequence[str]) -> None:
+        """The right side may read what the left side names, and what itself has made so far."""
+        known = {*free}
+        for node in pattern.nodes:
+            for operand in node.operands:
+                if operand.variable and operand.variable not in known:
+                    self.unknown(
+                        "A206", "the left side matches no", operand.variable, free, node.span
+                    )
+            for value in node.attrs.values():
+                self.expression(value)
+            self.nodes[node.name] = node.op
+        for name, bound in pattern.bindings.items():
+            if bound.variable and bound.variable not in known and pattern.nodes:
+                self.unknown(
+                    "A206", "the left side matches no", bound.variable, free, pattern.nodes[0].span
+                )
+            self.nodes.setdefault(name, "")
+
+    def reshaping(self, body: Reshaping, where: Iterable[t.Expr]) -> None:
+        """Check a rule over a class."""
+        self.tensors = {body.variable: None}
+        for condition in where:
+            self.expression(condition)
+        self.lets(body.lets)
+        for value in (body.produce, body.carry, body.consume):
+            self.expression(value)
+
+    def lets(self, lets: Iterable[tuple[str, t.Expr]]) -> None:
+        """Check definitions; each sees those above it."""
+        for name, value in lets:
+            self.expression(value)
+            self.scalars[name] = None
+
+    def expression(self, expression: t.Expr) -> None:
+        """Check every name and call in an expression."""
+        subjects: set[Span] = set()
+        for part in t.walk(expression):
+            if isinstance(part, t.Call):
+                self._call(part)
+                if part.callee.text in OF_TENSORS and part.arguments:
+                    subjects.add(part.arguments[0].value.span)
+            elif isinstance(part, t.Name) and part.span not in subjects:
+                self._name(part)
+
+    def _call(self, call: t.Call) -> None:
+        name = call.callee.text
+        for argument in call.arguments:
+            if argument.keyword is not None:
+                self.complain("A211", f"`{name}` takes no keywords", argument.span, "")
+        if name in OF_TENSORS:
+            first = call.arguments[0].value if call.arguments else None
+            if not isinstance(first, t.Name):
+                self.complain(
+                    "A211", f"`{name}` is asked of a tensor of the pattern", call.span, ""
+                )
+            elif first.path not in self.tensors:
+                known = list(self.tensors)
+                self.unknown("A212", "the left side has no tensor", first.path, known, first.span)
+        elif name not in FUNCTIONS and name not in SCALAR:
+            known = [*FUNCTIONS, *OF_TENSORS, *SCALAR]
+            self.unknown("A208", "there is no weight function", name, known, call.callee.span)
+
+    def _name(self, name: t.Name) -> None:
+        if name.path in self.scalars:
+            return
+        owner, _, leaf = name.path.rpartition(".")
+        op = self.ops.get(self.nodes.get(owner, ""))
+        if op is None:
+            known = [*self.scalars, *(n for n in self.nodes if owner)]
+            self.unknown("A212", "the rule defines no", owner or name.path, known, name.span)
+            return
+        has = [*(p.role for p in op.params), *(a.name for a in op.attrs)]
+        if leaf not in has:
+            self.unknown("A212", f"`{op.name}` has no", leaf, has, name.span)
+
+    def unknown(self, code: str, what: str, name: str, known: Sequence[str], span: Span) -> None:
+        """Report a name that does not exist, with the nearest that does."""
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean `{close[0]}`?" if close else ""
+        if not close and 0 < len(known) <= 8:
+            hint = f"there is: {', '.join(known)}"
+        self.complain(code, f"{what} `{name}`", span, hint)
