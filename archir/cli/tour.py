@@ -85,10 +85,10 @@ def tour(output: str, epochs: int) -> Report:
     run("Where can it grow?", "rules", at("trained.arch"))
     deepen = ("rewrite", at("trained.arch"), "--rule", "deepen", "--at", "stem.relu")
     run("One layer more, the same function:", *deepen, "-o", at("deeper.arch"))
-    widen = ("rewrite", at("deeper.arch"), "--rule", "widen", "--at", "stem.conv")
+    widen = ("rewrite", at("deeper.arch"), "--rule", "widen@stem.new", "--rule", "widen@tail.conv")
     run(
-        "More channels, through the residual and the flatten, the same function:",
-        *(*widen, "--set", "width=24", "-o", at("wider.arch")),
+        "More channels, along a residual stream and through a flatten, the same function:",
+        *(*widen, "--set", "width=40", "-o", at("wider.arch")),
     )
     same = run(
         "Not one prediction changed:",
@@ -96,7 +96,7 @@ def tour(output: str, epochs: int) -> Report:
     )
     run(
         "The larger network trains on from there:",
-        *("train", at("wider.arch"), *train, "--epochs", str(max(epochs // 2, 1))),
+        *("train", at("wider.arch"), *train, "--epochs", str(epochs)),
         *("--lr", "0.02", "-o", at("final.arch")),
     )
     run("Where it came from can be checked:", "verify", at("final.arch"))
@@ -114,10 +114,14 @@ def tour(output: str, epochs: int) -> Report:
                 ("network", "parameters", "MACs", "test accuracy"), shown, right=(1, 2, 3)
             ),
             "",
-            (f"wider.arch predicts as trained.arch does on {same['same_predictions']} of "
-            f"{same['count']} test images"),
-            (f"final.onnx agrees with final.arch within {max(onnx['drift'].values()):.1e} "
-            f"({onnx['provider']})"),
+            (
+                f"wider.arch predicts as trained.arch does on {same['same_predictions']} of "
+                f"{same['count']} test images"
+            ),
+            (
+                f"final.onnx agrees with final.arch within {max(onnx['drift'].values()):.1e} "
+                f"({onnx['provider']})"
+            ),
             f"{seconds:.0f} s; the files are in {folder}",
         ]
     )
@@ -147,6 +151,6 @@ command = make(
     click.option(
         "-o", "--output", default="runs/tour", show_default=True, help="The run folder; a new one."
     ),
-    click.option("--epochs", type=click.IntRange(1, 200), default=12, show_default=True),
+    click.option("--epochs", type=click.IntRange(1, 200), default=5, show_default=True),
     example="archir tour",
 )(tour)
