@@ -171,6 +171,150 @@ CODES: dict[str, Code] = {
         '`params { weight: "leaf" }` and `weight = path` name a parameter that the layer does not '
         "have.",
     ),
+    "A200": Code(
+        "rule file too long",
+        "The file has more characters than are read. Rules may be spread over several files.",
+    ),
+    "A201": Code(
+        "unexpected text in a rule file",
+        "The text is not a rule from here on. A rule holds a text that says what it does, `source`, "
+        "`preserves`, and either `match`, `replace` and `weights`, or `over`, `produce`, `carry` and "
+        "`consume`. Reading goes on at the next rule.",
+    ),
+    "A202": Code(
+        "a part of the rule is missing or out of place",
+        "A rule over a pattern has one `match` and one `replace`; a rule over an axis class has "
+        "`over`, `produce`, `carry` and `consume`. Either begins with a text that says what it does.",
+    ),
+    "A203": Code(
+        "two rules of one name",
+        "Rules are called by their names, so a name stands for one rule: within a file, and among "
+        "all installed packages and the files that are given.",
+    ),
+    "A204": Code(
+        "wrong parameter of a rule",
+        "A parameter is `name: kind = default`, the kind being int, odd, even, float or bool, and "
+        "the default a value of that kind. Names are used once.",
+    ),
+    "A205": Code(
+        "wrong contract",
+        "A rule says what it keeps: `preserves function in eval, train` (or one of the two modes), or "
+        "`preserves shape`, with `macs decreases` or `params decreases`.",
+    ),
+    "A206": Code(
+        "the two sides of a rule do not belong together",
+        "What the left side binds last is bound by the right side too, so that its readers have "
+        "something to read; and the right side reads only what the left side names.",
+    ),
+    "A207": Code(
+        "no such weight",
+        "Under `weights`, each line gives one parameter of a layer of the right side its value: "
+        "`label.role = ...`.",
+    ),
+    "A208": Code(
+        "unknown weight function",
+        "The weight language is a closed list of functions; the hint names the nearest.",
+    ),
+    "A209": Code(
+        "this cannot stand in a pattern",
+        "A side of a rule holds `name = ...` statements: operators with their tensors and "
+        "attributes, pipelines, `+` and `*`. There are no blocks, repeats or conditions in it.",
+    ),
+    "A210": Code(
+        "unknown operator in a pattern", "A pattern is made of operators, by their names."
+    ),
+    "A211": Code(
+        "the expression has no value",
+        "A weight stands where a number belongs, a number where a weight belongs, or the arithmetic "
+        "cannot be done with these values.",
+    ),
+    "A212": Code(
+        "undefined name in a rule",
+        "Expressions speak of the rule's parameters, of what `let` defines above them, of attributes "
+        "that the left side binds, and of `label.attribute` and `label.role` of its layers.",
+    ),
+    "A213": Code(
+        "no map of the class",
+        "A rule over an axis class has one `let` with a map over the size of the class, such as "
+        "`let g = replicate(size(c), width)`; it gives the new size.",
+    ),
+    "A214": Code(
+        "rules of a package cannot be read",
+        "An installed package offers rules but its folder of rule files cannot be found. Installing "
+        "the package again may help.",
+    ),
+    "A220": Code(
+        "a weight has the wrong shape",
+        "The term that a rule gives for a parameter has another shape than the layer wants, or its "
+        "functions are given arguments that do not fit. Both shapes are in the message.",
+    ),
+    "A221": Code(
+        "a weight without a value",
+        "Every parameter of a layer that a rule adds is given a value under `weights`.",
+    ),
+    "A302": Code(
+        "the rule does not match there",
+        "The message says which node stopped the match and what the rule wants of it; the hint names "
+        "sites where it does match.",
+    ),
+    "A303": Code(
+        "the axis cannot change",
+        "Axes that change together form a class. Something holds this one fast: an input or output "
+        "of the network, a softmax over it, a group of channels, a reshape that cuts it. The node is "
+        "named.",
+    ),
+    "A304": Code(
+        "no axis there",
+        "The node neither makes, carries nor reads an axis that a rule over a class could change.",
+    ),
+    "A305": Code(
+        "several axes there",
+        "The node holds more than one axis class. `PATH.out` and `PATH.in` tell the produced from "
+        "the consumed; the message names the classes, and any of these names can be given.",
+    ),
+    "A306": Code(
+        "the right side does not fit there",
+        "The rule matches, but what it would put in place is no legal network: a result of another "
+        "type, an attribute out of range, or a weight that a layer outside the match shares.",
+    ),
+    "A307": Code(
+        "wrong value of a rule's parameter",
+        "The parameter is of another kind, or out of range.",
+    ),
+    "A310": Code(
+        "the rule is refuted",
+        "A counterexample shows that the rule does not keep what it promises, so it never runs. "
+        "`archir prove RULE` prints it.",
+    ),
+    "A311": Code(
+        "the rule has no verdict",
+        "It is neither proved, nor tested, nor refuted. `--unproved` runs it all the same; its uses "
+        "are checked one by one as always, and the certificate says so.",
+    ),
+    "A312": Code(
+        "the result would be too large",
+        "`--max-params` and `--max-macs` bound what a rewrite may make. Nothing was changed.",
+    ),
+    "A401": Code(
+        "the rewrite changes the function",
+        "Both sides were computed exactly and differ. The rule or its weights are wrong; nothing was "
+        "changed. `archir prove RULE` looks for a small counterexample.",
+    ),
+    "A402": Code(
+        "no certificate that can be read",
+        "The file is missing, not a certificate, of another version, or holds values of the wrong "
+        "kind.",
+    ),
+    "A403": Code(
+        "the weights are not fit to be compared",
+        "The rewrite is exact, but with these weights the outputs are not finite or rounding moves "
+        "them further than any sound network: its numbers span too wide a range.",
+    ),
+    "A404": Code(
+        "a parent of the network is missing or was changed",
+        "Replaying a certificate needs the parents in the `.lineage` folder beside the network, each "
+        "under the hash of its content. Copy the folder along with the network.",
+    ),
     "A501": Code(
         "operator not supported by the backend",
         "The backend has no lowering for this operator; the message gives the reason. Another "
@@ -212,6 +356,11 @@ CODES: dict[str, Code] = {
         "A device was asked for explicitly and the backend cannot use it here. `auto` takes what "
         "there is.",
     ),
+    "A600": Code(
+        "the network has no weights",
+        "The command computes with weights, and there are none beside the text. `archir train` and "
+        "`archir weights init` make some; `--init SEED` takes random ones.",
+    ),
     "A601": Code(
         "file cannot be read",
         "The file does not exist, is a folder, or may not be read.",
@@ -224,6 +373,27 @@ CODES: dict[str, Code] = {
     "A603": Code(
         "file exists already",
         "Output never replaces an existing file unless `--force` is given.",
+    ),
+    "A604": Code("unknown rule", "No installed package and no given file has a rule of that name."),
+    "A605": Code(
+        "no such site",
+        "A site is the path of a node, an ending of it that fits one node, or a block that holds one "
+        "site; for a rule over a class `PATH.out` and `PATH.in` too. `archir rules FILE` lists them.",
+    ),
+    "A606": Code(
+        "several sites",
+        "The rule applies at several places. `--at` takes one of them, a glob, `all`, or `random` "
+        "with `--seed`.",
+    ),
+    "A607": Code("rule file cannot be read", "The file does not exist or is not UTF-8 text."),
+    "A608": Code(
+        "wrong parameters for a rule",
+        "`--set NAME=VALUE` names a parameter that the rule does not have, or one that it needs is "
+        "not given.",
+    ),
+    "A609": Code(
+        "wrong use of a command",
+        "An option is missing, malformed, or excludes another. `--help` shows an example.",
     ),
     "A610": Code(
         "no whole safetensors file",
@@ -289,6 +459,24 @@ CODES: dict[str, Code] = {
         "the device has no memory left",
         "Images, network and activations did not fit into the memory of the device. A smaller batch "
         "needs less; `--device cpu` uses the machine's memory.",
+    ),
+    "A640": Code(
+        "operators of a package cannot be used",
+        "An installed package offers operators that cannot be read, or one under a name that is "
+        "taken. Uninstalling the package, or installing it again, may help.",
+    ),
+    "A690": Code(
+        "out of memory",
+        "The machine has not the memory that the command needs. Nothing was left half written.",
+    ),
+    "A691": Code("the disk is full", "What stood at the target before is unchanged."),
+    "A692": Code(
+        "the system refused",
+        "Reading or writing failed for the reason in the message.",
+    ),
+    "A901": Code(
+        "archir is at fault",
+        "This is a bug. ARCHIR_DEBUG=1 prints where it happened; please report it with the file.",
     ),
     "A910": Code(
         "a graph that cannot be written",

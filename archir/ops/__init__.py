@@ -21,7 +21,7 @@ def installed_ops() -> OpSet:
     """The operators of all installed packages (entry points ``archir.ops``).
 
     Raises:
-        ArchirError: A116, two packages offer an operator of one name, or one cannot be read.
+        ArchirError: A640, two packages offer an operator of one name, or one cannot be read.
     """
     owners: dict[str, str] = {}
     records = []
@@ -30,11 +30,11 @@ def installed_ops() -> OpSet:
         try:
             found = [(op.name, op) for op in point.load()]
         except (ImportError, AttributeError, TypeError) as reason:
-            raise error("A116", f"the operators of `{owner}` cannot be read: {reason}") from None
+            raise error("A640", f"the operators of `{owner}` cannot be read: {reason}") from None
         for name, op in found:
             if name in owners:
                 raise error(
-                    "A116", f"`{owners[name]}` and `{owner}` both offer an operator `{name}`"
+                    "A640", f"`{owners[name]}` and `{owner}` both offer an operator `{name}`"
                 )
             owners[name] = owner
             records.append(op)

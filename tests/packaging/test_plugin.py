@@ -107,5 +107,5 @@ def test_packages_that_are_wrong(
     with pytest.raises(ArchirError) as caught:
         installed_ops.__wrapped__()
     (found,) = caught.value.diagnostics
-    assert found.code == "A116"
+    assert found.code == "A640"
     assert says in found.message
