@@ -177,14 +177,15 @@ CODES: dict[str, Code] = {
     ),
     "A201": Code(
         "unexpected text in a rule file",
-        "The text is not a rule from here on. A rule holds a text that says what it does, `source`, "
-        "`preserves`, and either `match`, `replace` and `weights`, or `over`, `produce`, `carry` and "
-        "`consume`. Reading goes on at the next rule.",
+        "The text is not a rule from here on. A rule holds a text that says what it does, "
+        "`source`, `preserves`, and either `match`, `replace` and `weights`, or `over`, `produce`, "
+        "`carry` and `consume`. Reading goes on at the next rule.",
     ),
     "A202": Code(
         "a part of the rule is missing or out of place",
         "A rule over a pattern has one `match` and one `replace`; a rule over an axis class has "
-        "`over`, `produce`, `carry` and `consume`. Either begins with a text that says what it does.",
+        "`over`, `produce`, `carry` and `consume`. Either begins with a text that says what it "
+        "does.",
     ),
     "A203": Code(
         "two rules of one name",
@@ -198,8 +199,8 @@ CODES: dict[str, Code] = {
     ),
     "A205": Code(
         "wrong contract",
-        "A rule says what it keeps: `preserves function in eval, train` (or one of the two modes), or "
-        "`preserves shape`, with `macs decreases` or `params decreases`.",
+        "A rule says what it keeps: `preserves function in eval, train` (or one of the two modes), "
+        "or `preserves shape`, with `macs decreases` or `params decreases`.",
     ),
     "A206": Code(
         "the two sides of a rule do not belong together",
@@ -225,13 +226,14 @@ CODES: dict[str, Code] = {
     ),
     "A211": Code(
         "the expression has no value",
-        "A weight stands where a number belongs, a number where a weight belongs, or the arithmetic "
-        "cannot be done with these values.",
+        "A weight stands where a number belongs, a number where a weight belongs, or the "
+        "arithmetic cannot be done with these values.",
     ),
     "A212": Code(
         "undefined name in a rule",
-        "Expressions speak of the rule's parameters, of what `let` defines above them, of attributes "
-        "that the left side binds, and of `label.attribute` and `label.role` of its layers.",
+        "Expressions speak of the rule's parameters, of what `let` defines above them, of "
+        "attributes that the left side binds, and of `label.attribute` and `label.role` of its "
+        "layers.",
     ),
     "A213": Code(
         "no map of the class",
@@ -240,8 +242,8 @@ CODES: dict[str, Code] = {
     ),
     "A214": Code(
         "rules of a package cannot be read",
-        "An installed package offers rules but its folder of rule files cannot be found. Installing "
-        "the package again may help.",
+        "An installed package offers rules but its folder of rule files cannot be found. "
+        "Installing the package again may help.",
     ),
     "A220": Code(
         "a weight has the wrong shape",
@@ -254,14 +256,14 @@ CODES: dict[str, Code] = {
     ),
     "A302": Code(
         "the rule does not match there",
-        "The message says which node stopped the match and what the rule wants of it; the hint names "
-        "sites where it does match.",
+        "The message says which node stopped the match and what the rule wants of it; the hint "
+        "names sites where it does match.",
     ),
     "A303": Code(
         "the axis cannot change",
         "Axes that change together form a class. Something holds this one fast: an input or output "
-        "of the network, a softmax over it, a group of channels, a reshape that cuts it. The node is "
-        "named.",
+        "of the network, a softmax over it, a group of channels, a reshape that cuts it. The node "
+        "is named.",
     ),
     "A304": Code(
         "no axis there",
@@ -288,8 +290,8 @@ CODES: dict[str, Code] = {
     ),
     "A311": Code(
         "the rule has no verdict",
-        "It is neither proved, nor tested, nor refuted. `--unproved` runs it all the same; its uses "
-        "are checked one by one as always, and the certificate says so.",
+        "It is neither proved, nor tested, nor refuted. `--unproved` runs it all the same; its "
+        "uses are checked one by one as always, and the certificate says so.",
     ),
     "A312": Code(
         "the result would be too large",
@@ -297,8 +299,8 @@ CODES: dict[str, Code] = {
     ),
     "A401": Code(
         "the rewrite changes the function",
-        "Both sides were computed exactly and differ. The rule or its weights are wrong; nothing was "
-        "changed. `archir prove RULE` looks for a small counterexample.",
+        "Both sides were computed exactly and differ. The rule or its weights are wrong; nothing "
+        "was changed. `archir prove RULE` looks for a small counterexample.",
     ),
     "A402": Code(
         "no certificate that can be read",
@@ -312,8 +314,8 @@ CODES: dict[str, Code] = {
     ),
     "A404": Code(
         "a parent of the network is missing or was changed",
-        "Replaying a certificate needs the parents in the `.lineage` folder beside the network, each "
-        "under the hash of its content. Copy the folder along with the network.",
+        "Replaying a certificate needs the parents in the `.lineage` folder beside the network, "
+        "each under the hash of its content. Copy the folder along with the network.",
     ),
     "A501": Code(
         "operator not supported by the backend",
@@ -377,8 +379,9 @@ CODES: dict[str, Code] = {
     "A604": Code("unknown rule", "No installed package and no given file has a rule of that name."),
     "A605": Code(
         "no such site",
-        "A site is the path of a node, an ending of it that fits one node, or a block that holds one "
-        "site; for a rule over a class `PATH.out` and `PATH.in` too. `archir rules FILE` lists them.",
+        "A site is the path of a node, an ending of it that fits one node, or a block that holds "
+        "one site; for a rule over a class `PATH.out` and `PATH.in` too. `archir rules FILE` lists "
+        "them.",
     ),
     "A606": Code(
         "several sites",
@@ -457,8 +460,8 @@ CODES: dict[str, Code] = {
     ),
     "A633": Code(
         "the device has no memory left",
-        "Images, network and activations did not fit into the memory of the device. A smaller batch "
-        "needs less; `--device cpu` uses the machine's memory.",
+        "Images, network and activations did not fit into the memory of the device. A smaller "
+        "batch needs less; `--device cpu` uses the machine's memory.",
     ),
     "A640": Code(
         "operators of a package cannot be used",
