@@ -59,15 +59,17 @@ def bind_attrs(op: Op, given: Attrs, types: tuple[TensorType, ...]) -> dict[str,
             raise OpError("A113", f"`{op.name}` needs `{attr.name}`: {attr.kind.value}")
         if isinstance(value, SameAs):
             value = out[value.attr]
-        out[attr.name] = _normal(op, attr, value, rank, out)
+        same = attr.kind is Kind.PADDING and value == "same"
+        out[attr.name] = "same" if same else _normal(op, attr, value, rank)
+    for attr in op.attrs:  # once the dilation is known
+        if attr.kind is Kind.PADDING and out[attr.name] == "same":
+            out[attr.name] = _same_padding(op, out)
     return out
 
 
-def _normal(op: Op, attr: Attr, value: Any, rank: int, sofar: Mapping[str, AttrValue]) -> AttrValue:
+def _normal(op: Op, attr: Attr, value: Any, rank: int) -> AttrValue:
     what = f"`{attr.name}` of `{op.name}`"
     kind = attr.kind
-    if kind is Kind.PADDING and value == "same":
-        return _same_padding(op, sofar)
     if kind in (Kind.SPATIAL, Kind.PADDING):
         spatial = rank - 2
         if not 1 <= spatial <= 3:
@@ -257,13 +259,24 @@ def _sizes(op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded) 
         if len(rest) == len(pending):
             raise OpError("A111", f"the sizes of `{op.name}` cannot be solved from its operands")
         pending = rest
-    if op.derive is not None:
-        stars = {
-            n: tuple(sizes[s] for s in spelled if s in sizes) for n, spelled in axes.stars.items()
-        }
-        for name, extents in op.derive(attrs, stars).items():
-            sizes.update(zip(axes.stars[name], extents, strict=True))
+    _derive(op, attrs, types, axes, sizes)
     return sizes
+
+
+def _derive(
+    op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded, sizes: dict[str, Size]
+) -> None:
+    """Bind the sizes that the operator computes itself, such as the extents after a window."""
+    if op.derive is None:
+        return
+    stars = {n: tuple(sizes[s] for s in spelled if s in sizes) for n, spelled in axes.stars.items()}
+    try:
+        derived = op.derive(attrs, stars)
+    except OpError as reason:
+        message = f"`{op.name}`: {reason.message} (input {types[0]})"
+        raise OpError(reason.code, message, reason.hint, reason.attr) from None
+    for name, extents in derived.items():
+        sizes.update(zip(axes.stars[name], extents, strict=True))
 
 
 def _mismatch(
