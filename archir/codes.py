@@ -317,6 +317,35 @@ CODES: dict[str, Code] = {
         "Replaying a certificate needs the parents in the `.lineage` folder beside the network, "
         "each under the hash of its content. Copy the folder along with the network.",
     ),
+    "A410": Code(
+        "wrong syntax in a file of axioms",
+        "An axiom is a name, its modes, a text, declared variables, an equation and its side "
+        "conditions; `rewrites/laws.axiom` shows many.",
+    ),
+    "A411": Code(
+        "an axiom has no meaning",
+        "Every variable is declared, every head is an operator or a function that proofs know, "
+        "and what stands on the right occurs on the left.",
+    ),
+    "A412": Code(
+        "two axioms of one name",
+        "Two installed packages bring axioms of the same name. Rename one of them.",
+    ),
+    "A413": Code(
+        "proving needs egglog",
+        "Rules are proved by equality saturation with egglog, which the extra `archir[proof]` "
+        "brings. Using rules needs none of it: shipped rules carry their verdicts.",
+    ),
+    "A414": Code(
+        "the prover's process failed",
+        "Proofs run in a process of their own. It ended with an error, which the message shows.",
+    ),
+    "A415": Code(
+        "a proof is contradicted",
+        "What was proved is not so in exact arithmetic: an axiom, or an operator's record, says "
+        "what the operator's reference does not do. This is a fault of archir or of the package "
+        "that brought the axiom, not of the rule.",
+    ),
     "A501": Code(
         "operator not supported by the backend",
         "The backend has no lowering for this operator; the message gives the reason. Another "

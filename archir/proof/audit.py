@@ -18,10 +18,10 @@ from archir.diag import error
 from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
 from archir.ops.infer import equations_of
 from archir.ops.record import Attr, Kind, Mode, Op, OpSet
-from archir.ops.signature import Axis, Star, parse_signature
+from archir.ops.signature import Axis, Shape, Star, parse_signature
 from archir.proof.axioms import Declared, Lawful
 from archir.proof.terms import Application, Fact, Formula, Variable, parts, variables
-from archir.proof.vocabulary import RELATIONS, Undefined, World, evaluate
+from archir.proof.vocabulary import RELATIONS, UndefinedError, World, evaluate
 from archir.weights.terms import IndexMap
 
 INSTANCES = 6
@@ -64,13 +64,15 @@ def _audit(law: Lawful, ops: OpSet, mode: Mode, k: Arithmetic, seed: int) -> Fin
             left = evaluate(law.left, world)
             if not all(holds(fact, world) for fact in law.conditions):
                 continue
-        except Undefined:
+        except UndefinedError:
             continue
         sizes = ", ".join(f"{n} {_shape(v)}" for n, v in drawn.items() if isinstance(v, np.ndarray))
         try:
             right = evaluate(law.right, world)
-        except Undefined as reason:
-            return Finding(law.name, mode, k.name, f"the right side has no value: {reason} ({sizes})")
+        except UndefinedError as reason:
+            return Finding(
+                law.name, mode, k.name, f"the right side has no value: {reason} ({sizes})"
+            )
         if not equal(left, right):
             attrs = {n: v for n, v in drawn.items() if not isinstance(v, np.ndarray | IndexMap)}
             return Finding(law.name, mode, k.name, f"the sides differ at {sizes}, {attrs}")
@@ -96,14 +98,14 @@ def audit_terms(
             continue
         try:
             found = evaluate(term, world)
-        except Undefined:
+        except UndefinedError:
             continue
         count += 1
         if count > 1 and not equal(first, found):
             raise error(
                 "A415",
                 f"the proof of {name} merges terms that differ in GF(p): {terms[0]} and {term}",
-                hint="an axiom is unsound, or an operator's record says what its reference does not do",
+                hint="an axiom is unsound, or an operator's record belies its reference",
             )
         first = found
     return count
@@ -144,9 +146,7 @@ def _shape(value: Array) -> list[int]:
 class _Drawing:
     """One random choice of values for a law's variables."""
 
-    def __init__(
-        self, law: Lawful, ops: OpSet, k: Arithmetic, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, law: Lawful, ops: OpSet, k: Arithmetic, rng: np.random.Generator) -> None:
         self.law, self.ops, self.k, self.rng = law, ops, k, rng
         self.pool = [int(n) for n in rng.permutation([2, 3, 4, 5, 6, 7])]
         self.sizes: dict[str, int] = {}
@@ -156,7 +156,13 @@ class _Drawing:
 
     def values(self) -> dict[str, Any] | None:
         """Values, or None where this choice of sizes does not go together."""
-        onto = {a.name for f in self.law.conditions if f.relation == "onto" for a in f.args if isinstance(a, Variable)}
+        onto = {
+            a.name
+            for f in self.law.conditions
+            if f.relation == "onto"
+            for a in f.args
+            if isinstance(a, Variable)
+        }
         try:
             self._attributes()
             for declared in self.law.declared:
@@ -171,7 +177,7 @@ class _Drawing:
             for declared in self.law.declared:
                 if declared.map is not None:
                     self._map(declared, surjective=declared.name in onto)
-        except (IndexError, Undefined):
+        except (IndexError, UndefinedError):
             return None
         return self.found
 
@@ -185,7 +191,9 @@ class _Drawing:
             if name == "k":
                 self.stars[name] = tuple(int(n) for n in self.rng.integers(1, 4, self.spatial))
             elif name == "s":
-                self.stars[name] = tuple(int(n) for n in self.rng.permutation([4, 5, 6, 7])[: self.spatial])
+                self.stars[name] = tuple(
+                    int(n) for n in self.rng.permutation([4, 5, 6, 7])[: self.spatial]
+                )
             else:
                 length = int(self.rng.integers(1 if alone else 0, 4 if alone else 3))
                 self.stars[name] = tuple(self.pool.pop() for _ in range(length))
@@ -201,7 +209,10 @@ class _Drawing:
                 sizes = [f if isinstance(f, int) else self._size(f) for f in dimension.factors]
                 shape.append(int(np.prod(sizes)))
         free = len(declared.shape) == 1 and declared.shape[0].star
-        earlier = any(d.shape == declared.shape for d in self.law.declared[: self.law.declared.index(declared)])
+        earlier = any(
+            d.shape == declared.shape
+            for d in self.law.declared[: self.law.declared.index(declared)]
+        )
         if free and earlier and self.rng.random() < 0.6:
             shape = shape[int(self.rng.integers(0, len(shape))) :]
             shape = [1 if self.rng.random() < 0.4 else n for n in shape]
@@ -230,7 +241,9 @@ class _Drawing:
         if old not in self.sizes:
             self.sizes[old] = self._source(declared.name)
         source = self.sizes[old]
-        length = self.sizes.get(new) or (source + int(self.rng.integers(1, 3)) if surjective else self.pool.pop())
+        length = self.sizes.get(new) or (
+            source + int(self.rng.integers(1, 3)) if surjective else self.pool.pop()
+        )
         self.sizes[new] = length
         entries = self.rng.integers(0, source, length)
         if surjective and length >= source:
@@ -240,7 +253,11 @@ class _Drawing:
     def _source(self, name: str) -> int:
         """The size of the axis that a map gathers along, read off the left side."""
         for part in parts(self.law.left):
-            if isinstance(part, Application) and part.head == "take" and part.args[1] == Variable(name):
+            if (
+                isinstance(part, Application)
+                and part.head == "take"
+                and part.args[1] == Variable(name)
+            ):
                 needed = variables(part.args[0]) | variables(part.args[2])
                 if needed <= set(self.found):
                     world = World(self.k, "eval", self.ops, self.found)
@@ -257,7 +274,9 @@ class _Drawing:
                 name = f"{op.name}.{attr.name}"
                 if name in self._open():
                     self.found[name] = self._attribute(op, attr)
-            shapes = dict((n, s) for n, _, s in parse_signature(op.signature).tensors) if isinstance(op.signature, str) else {}
+            shapes: dict[str, Shape] = {}
+            if isinstance(op.signature, str):
+                shapes = {n: s for n, _, s in parse_signature(op.signature).tensors}
             for param in op.params:
                 name = f"{op.name}.{param.role}"
                 if name in self._open():
@@ -270,7 +289,11 @@ class _Drawing:
 
     def _ops(self) -> list[Op]:
         heads = {p.head for p in parts(self.law.left) if isinstance(p, Application)}
-        return [self.ops[n] for n in dict.fromkeys(h.rpartition(".")[0] or h for h in sorted(heads)) if n in self.ops]
+        return [
+            self.ops[n]
+            for n in dict.fromkeys(h.rpartition(".")[0] or h for h in sorted(heads))
+            if n in self.ops
+        ]
 
     def _shape(self, shape: Sequence[Axis | Star]) -> tuple[int, ...]:
         out: list[int] = []
@@ -278,7 +301,11 @@ class _Drawing:
             if isinstance(axis, Star):
                 out += self._star(axis.name, alone=False)
             else:
-                out.append(int(np.prod([f if isinstance(f, int) else self._size(f) for f in axis.terms[0]])))
+                out.append(
+                    int(
+                        np.prod([f if isinstance(f, int) else self._size(f) for f in axis.terms[0]])
+                    )
+                )
         return tuple(out)
 
     def _attribute(self, op: Op, attr: Attr) -> Any:

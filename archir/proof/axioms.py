@@ -136,7 +136,11 @@ def _belongs(op: Op, family: str) -> bool:
         return False
     axes = [s[place] for s in sides]
     plain = all(isinstance(a, Axis) and not a.opaque for a in axes)
-    return plain and not any(isinstance(a, Star) for s in sides for a in s[:place]) and axes[0] == axes[1]
+    return (
+        plain
+        and not any(isinstance(a, Star) for s in sides for a in s[:place])
+        and axes[0] == axes[1]
+    )
 
 
 class _Speller:
@@ -155,9 +159,7 @@ class _Speller:
                 bound |= {v for a in fact.args for v in variables(a)}
         loose = sorted(variables(right) - bound)
         if loose:
-            raise self.wrong(
-                f"`{loose[0]}` stands on the right alone", self.axiom.sides.right
-            )
+            raise self.wrong(f"`{loose[0]}` stands on the right alone", self.axiom.sides.right)
         return Lawful(
             name,
             self.axiom.name,
@@ -197,7 +199,9 @@ class _Speller:
     def call(self, call: t.Call) -> Formula:
         head = self.family.get(call.callee.text, call.callee.text)
         if head == "identity":
-            kernel = self.term(call.arguments[1].value) if len(call.arguments) > 1 else apply("tuple")
+            kernel = (
+                self.term(call.arguments[1].value) if len(call.arguments) > 1 else apply("tuple")
+            )
             return apply("kernel_identity", self.term(call.arguments[0].value), kernel)
         name = head.rpartition(".")[0] or head
         if name in self.ops and head not in FOLDED:
@@ -214,11 +218,11 @@ class _Speller:
         for name, value in stated.items():
             if name not in known:
                 raise self.wrong(f"`{op.name}` has no `{name}` here", value)
-        tail: list[Formula] = []
-        for attr in held.attrs:
-            tail.append(self.attribute(op, attr.name, attr.kind, stated.get(attr.name)))
-        for role in held.roles:
-            tail.append(self.term(stated[role]) if role in stated else Variable(f"{op.name}.{role}"))
+        tail = [self.attribute(op, a.name, a.kind, stated.get(a.name)) for a in held.attrs]
+        tail += [
+            self.term(stated[role]) if role in stated else Variable(f"{op.name}.{role}")
+            for role in held.roles
+        ]
         return Application(head, (*operands, *tail))
 
     def attribute(self, op: Op, name: str, kind: Kind, value: t.Expr | None) -> Formula:
@@ -259,13 +263,13 @@ def parse_axioms(source: Source) -> list[Axiom]:
     try:
         tree = _parser().parse(source.text)
     except UnexpectedInput as reason:
-        at = max(reason.pos_in_stream or 0, 0)
+        at = max(getattr(reason, "pos_in_stream", None) or 0, 0)
         span = Span(source, at, min(at + 1, len(source.text)))
         raise error(
             "A410",
             "this is not expected in a file of axioms",
             span=span,
-            hint="an axiom is `axiom name in eval, train { \"text\" for x[n, c] left == right where ... }`",
+            hint='an axiom is `axiom name in eval { "text" for x[n, c] left == right where ... }`',
         ) from None
     found: list[Axiom] = []
     wrong: list[Diagnostic] = []
@@ -284,10 +288,14 @@ def parse_axioms(source: Source) -> list[Axiom]:
 
 
 def _axiom(tree: Tree[Token], reader: Reader, source: Source) -> Axiom:
-    name, *rest = tree.children
+    children: list[Tree[Token] | Token | None] = list(tree.children)
+    name, *rest = children
+    assert isinstance(name, Token)
     label = reader.ident(name)
     modes: list[str] = []
-    doc, declared, where = "", (), ()
+    doc = ""
+    declared: tuple[Declared, ...] = ()
+    where: tuple[t.Expr, ...] = ()
     sides: t.Expr | None = None
     for child in rest:
         if child is None:
@@ -307,7 +315,7 @@ def _axiom(tree: Tree[Token], reader: Reader, source: Source) -> Axiom:
             raise error("A411", f"axiom `{label.text}`: there is no mode `{mode}`", span=label.span)
     if not isinstance(sides, t.Compare) or sides.op != "==":
         raise error("A411", f"axiom `{label.text}` is no equation", span=label.span)
-    ordered: tuple[Mode, ...] = tuple(m for m in ("eval", "train") if m in modes)  # type: ignore[misc]
+    ordered: tuple[Mode, ...] = tuple(m for m in ("eval", "train") if m in modes)
     span = reader.span(tree)
     text = source.text[span.start : span.end]
     return Axiom(label.text, doc, ordered, declared, sides, where, text, label.span)
@@ -323,7 +331,9 @@ def _declared(tree: Tree[Token], reader: Reader) -> Declared:
         what = str(tree.children[1])
         if what not in SCALARS + FAMILIES:
             known = ", ".join(SCALARS + FAMILIES)
-            raise error("A411", f"there is no kind `{what}`", span=label.span, hint=f"there are: {known}")
+            raise error(
+                "A411", f"there is no kind `{what}`", span=label.span, hint=f"there are: {known}"
+            )
         return Declared(label.text, kind=what)
     dims = [d for d in tree.children[1:] if isinstance(d, Tree)]
     return Declared(label.text, shape=tuple(_dimension(d) for d in dims))
@@ -363,6 +373,16 @@ class Axioms:
         """These axioms less some."""
         gone = set(names)
         return Axioms(tuple(a for a in self.axioms if a.name not in gone))
+
+
+def folder_hash(folder: Traversable) -> str:
+    """sha256 over the text of a folder's axioms, read without parsing it."""
+    digest = hashlib.sha256(b"archir axioms 1\n")
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".axiom"):
+            lines = (line.split("#")[0] for line in entry.read_text(encoding="utf-8").splitlines())
+            digest.update(" ".join(" ".join(lines).split()).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def axioms_in(folder: Traversable) -> list[Axiom]:

@@ -15,7 +15,7 @@ from typing import Any
 def saturate(
     prelude: str, laws: Sequence[str], setup: str, steps: int, size: int
 ) -> tuple[bool, int, Any]:
-    """Whether the goals of ``setup`` (``$left``, ``$right``) meet, after how many steps, and the e-graph."""
+    """Whether ``$left`` and ``$right`` of a setup meet, after how many steps; and the e-graph."""
     from egglog.bindings import EggSmolError, EGraph
 
     graph = EGraph()

@@ -104,8 +104,7 @@ def check_use(
     start = time.perf_counter()
     trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
     k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
-    rng = np.random.Generator(np.random.PCG64([trial.seed, 0xFEED]))
-    feeds = _feeds(plan, region, k, rng, _batch(region, mode))
+    feeds = feeds_of(plan, trial, mode)
     left = run(plan.before, ops, k, feeds, old, wanted=[a for a, _ in region.checks], mode=mode)
     right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
     mismatch = None
@@ -135,10 +134,10 @@ def _batch(region: Region, mode: Mode) -> int:
     return 2 if mode == "train" and flat else 1
 
 
-def _feeds(
-    plan: Plan, region: Region, k: Arithmetic, rng: np.random.Generator, batch: int
-) -> dict[Value, Array]:
+def feeds_of(plan: Plan, trial: Trial, mode: Mode) -> dict[Value, Array]:
     """What enters the region; an input of the network that it reads is fed as well."""
+    k, region, batch = trial.arithmetic, trial.region, _batch(trial.region, mode)
+    rng = np.random.Generator(np.random.PCG64([trial.seed, 0xFEED]))
     values = dict.fromkeys(region.feeds)
     values.update(
         {Value(name): None for name in plan.before.inputs if _reads(region, name)}

@@ -22,7 +22,7 @@ from archir.lang import tree as t
 from archir.ops.infer import Instance, bind_attrs, equations_of, instance
 from archir.ops.record import Kind, Law, Mode, Op, OpSet, Sample
 from archir.ops.signature import Axis, Expanded, Star
-from archir.proof.symbols import Along, Symbols, Unspoken
+from archir.proof.symbols import Along, Symbols, UnspokenError
 from archir.proof.terms import Application, Constant, Fact, Formula, Goal, Variable, apply
 from archir.proof.vocabulary import buffers, layout, use
 from archir.rewrite.rule import Reshaping, Rule
@@ -45,7 +45,7 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
     """Every lemma that a rule over a class needs in a mode.
 
     Raises:
-        Unspoken: what the rule does cannot be said in the prover's terms.
+        UnspokenError: what the rule does cannot be said in the prover's terms.
     """
     body = rule.body
     assert isinstance(body, Reshaping)
@@ -54,7 +54,7 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
         if mode == "train" and Law.RANDOM_IN_TRAINING in op.laws:
             continue  # the contract in training: no active dropout in the region
         done: set[object] = set()
-        for sample in op.samples:
+        for sample in _samples(op):
             for attrs in _variants(op, sample):
                 use_of = instance(op, attrs, sample.inputs)
                 axial = tuple(attrs[a.name] for a in op.attrs if a.kind is Kind.AXIS)
@@ -67,6 +67,15 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
                     case = _Case(rule, op, sample, attrs, use_of, names)
                     found.extend(case.lemmas(mode))
     return found
+
+
+def _samples(op: Op) -> Iterator[Sample]:
+    """An operator's samples; where the order of operands is free, in every rotation."""
+    for sample in op.samples:
+        turns = len(sample.inputs) if Law.COMMUTATIVE in op.laws else 1
+        for turn in range(turns):
+            inputs = (*sample.inputs[turn:], *sample.inputs[:turn])
+            yield Sample(inputs, sample.attrs)
 
 
 def _variants(op: Op, sample: Sample) -> Iterator[dict[str, AttrValue]]:
@@ -90,9 +99,7 @@ def changeable(axes: Expanded) -> list[str]:
         for n in axis.names()
     )
     return [
-        n
-        for n in names
-        if n not in opaque and (n in results or (n in params and n in operand))
+        n for n in names if n not in opaque and (n in results or (n in params and n in operand))
     ]
 
 
@@ -136,7 +143,7 @@ def _symbols(rule: Rule, body: Reshaping) -> Symbols:
         else:
             symbols.names[name] = symbols.term(expression)
     if not symbols.maps:
-        raise Unspoken("the rule makes no map that the prover knows")
+        raise UnspokenError("the rule makes no map that the prover knows")
     return symbols
 
 
@@ -155,7 +162,9 @@ class _Case:
     def from_end(self) -> bool:
         """Whether axes are counted from the end: where operands are aligned there."""
         axial = any(a.kind is Kind.AXIS for a in self.op.attrs)
-        leading = isinstance(self.op.signature, str) and self.op.signature.split("[")[1].startswith("...")
+        leading = isinstance(self.op.signature, str) and self.op.signature.split("[")[1].startswith(
+            "..."
+        )
         return leading or (len(self.sample.inputs) > 1 and not axial)
 
     def lemmas(self, mode: Mode) -> Iterator[Lemma]:
@@ -175,7 +184,8 @@ class _Case:
         label = f"{self.op.name} {' '.join(sorted(self.names))}"
         absent = [p.role for p in self.op.params if p.role not in self.use.params and p.when]
         label += f" without {' '.join(absent)}" if absent else ""
-        label += f" ({len(self.sample.inputs)} of rank {', '.join(str(s.rank) for s in self.sample.inputs)})"
+        if self.sample.inputs:
+            label += f" (rank {', '.join(str(s.rank) for s in self.sample.inputs)})"
         for port, shape in enumerate(axes.results):
             goal = Goal(
                 label + (f" #{port}" if len(axes.results) > 1 else ""),
@@ -216,7 +226,7 @@ class _Case:
                 if n in self.names
             }
             if len(kinds) != 1:
-                raise Unspoken(f"an axis of `{self.op.name}` is produced and read at once")
+                raise UnspokenError(f"an axis of `{self.op.name}` is produced and read at once")
             symbols = _symbols(self.rule, body)
             symbols.along = Along(term, index, held)
             term = symbols.term(getattr(body, kinds.pop()))
@@ -229,7 +239,7 @@ class _Case:
             return None
         held: list[Formula] = []
         for piece, term in zip(pieces, axis.terms, strict=True):
-            held.append(piece or apply("every", self.extent([f for f in term])))
+            held.append(piece or apply("every", self.extent(list(term))))
         return reduce(lambda a, b: apply("join", a, b), held)
 
     def spread(self, term: Sequence[str | int], axis: Axis) -> Formula | None:
@@ -249,7 +259,7 @@ class _Case:
         return apply("repeat", held, self.extent(term[:at]), self.extent(term[at + 1 :]))
 
     def flattened(self, term: Sequence[str | int]) -> int | None:
-        """Where a product is the last axes of the first operand one after another: which is its first."""
+        """The first axis of a product that is the last axes of the first operand, in order."""
         if not self.use.axes.operands:
             return None
         shape = [a.terms for a in self.use.axes.operands[0]]
@@ -320,5 +330,7 @@ def audit_values(lemma: Lemma, ops: OpSet, draw: Any, rng: np.random.Generator) 
         assert isinstance(size, int)
         values[f"size {name}"] = size
         extra = rng.integers(0, size, 2)
-        values[f"map {name}"] = IndexMap(rng.permutation(np.concatenate([np.arange(size), extra])), size)
+        values[f"map {name}"] = IndexMap(
+            rng.permutation(np.concatenate([np.arange(size), extra])), size
+        )
     return values

@@ -35,7 +35,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Proof:
-    """What saturation found for a goal: an irreducible set of axioms, and members of the e-class."""
+    """What was found for a goal: an irreducible set of axioms, and members of the e-class."""
 
     goal: str
     proved: bool
@@ -136,9 +136,14 @@ def _run(job: str, seconds: float) -> list[str]:
 def reachable(goal: Goal, laws: Sequence[Lawful]) -> list[Lawful]:
     """The laws whose left side could ever occur, starting from the heads of a goal."""
     heads = {
-        p.head for side in (goal.left, goal.right) for p in parts(side) if isinstance(p, Application)
+        p.head
+        for side in (goal.left, goal.right)
+        for p in parts(side)
+        if isinstance(p, Application)
     }
-    heads |= {p.head for f in goal.facts for a in f.args for p in parts(a) if isinstance(p, Application)}
+    heads |= {
+        p.head for f in goal.facts for a in f.args for p in parts(a) if isinstance(p, Application)
+    }
     left = list(laws)
     found: list[Lawful] = []
     grown = True
@@ -189,8 +194,7 @@ class _Speller:
         wanted += [self.condition(fact, pattern) for fact in law.conditions]
         result = self.term(law.right, pattern)
         return (
-            f"(rule ({' '.join(wanted)}) ((union whole {result})) "
-            f':ruleset laws :name "{number}")'
+            f'(rule ({" ".join(wanted)}) ((union whole {result})) :ruleset laws :name "{number}")'
         )
 
     def condition(self, fact: Fact, pattern: Mapping[str, str]) -> str:
@@ -243,7 +247,9 @@ def ground_facts(goal: Goal) -> list[Fact]:
     """What holds between the whole numbers that a goal mentions."""
     sides = [goal.left, goal.right, *(a for f in goal.facts for a in f.args)]
     held = {p.value for s in sides for p in parts(s) if isinstance(p, Constant)}
-    numbers = sorted({v for v in held if isinstance(v, int) and not isinstance(v, bool)} | {0, 1, -1})
+    numbers = sorted(
+        {v for v in held if isinstance(v, int) and not isinstance(v, bool)} | {0, 1, -1}
+    )
     facts: list[Fact] = []
     for a in numbers:
         facts += [Fact(r, (Constant(a),)) for r in ("before_last", "from_end") if RELATIONS[r](a)]

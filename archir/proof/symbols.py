@@ -29,7 +29,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
-class Unspoken(Exception):
+class UnspokenError(Exception):
     """The prover's terms cannot say this; the text says what."""
 
 
@@ -62,7 +62,7 @@ class Symbols:
         """The term of an expression.
 
         Raises:
-            Unspoken: it has none.
+            UnspokenError: it has none.
         """
         match expression:
             case t.Literal():
@@ -93,17 +93,17 @@ class Symbols:
                 return self.term(expression.then if chosen else expression.other)
             case t.Call():
                 return self._call(expression)
-        raise Unspoken("a proof cannot speak of this expression")
+        raise UnspokenError("a proof cannot speak of this expression")
 
     def constant(self, expression: t.Expr) -> Any:
         """The value of an expression that is known.
 
         Raises:
-            Unspoken: it is not.
+            UnspokenError: it is not.
         """
         term = self.term(expression)
         if not isinstance(term, Constant):
-            raise Unspoken(f"the proof would have to know `{term}`")
+            raise UnspokenError(f"the proof would have to know `{term}`")
         return term.value
 
     def _name(self, path: str) -> Formula:
@@ -114,7 +114,7 @@ class Symbols:
         owner, _, leaf = path.rpartition(".")
         if owner in self.owned and leaf in self.owned[owner]:
             return self.owned[owner][leaf]
-        raise Unspoken(f"`{path}` is not known to the proof")
+        raise UnspokenError(f"`{path}` is not known to the proof")
 
     def tensor(self, term: Formula) -> bool:
         """Whether a term is a tensor rather than a number."""
@@ -131,13 +131,13 @@ class Symbols:
             try:
                 return Constant(compute(a.value, b.value))
             except (TypeError, ArithmeticError) as reason:
-                raise Unspoken(str(reason)) from None
+                raise UnspokenError(str(reason)) from None
         head = function if self.tensor(a) or self.tensor(b) else plain
         if not head:
-            raise Unspoken(f"`{sign}` of what is not known")
-        if self.along is not None and isinstance(b, Application) and b.head == "count":
-            if head in ("multiply", "divide"):
-                return apply(f"{head}_along", a, b, self.along.axis)
+            raise UnspokenError(f"`{sign}` of what is not known")
+        counted = isinstance(b, Application) and b.head == "count"
+        if self.along is not None and counted and head in ("multiply", "divide"):
+            return apply(f"{head}_along", a, b, self.along.axis)
         return apply(head, a, b)
 
     def _call(self, call: t.Call) -> Formula:
@@ -156,7 +156,7 @@ class Symbols:
         if name == "take" and len(args) == 1 and self.along is not None:
             return apply("take", self.along.term, args[0], self.along.axis)
         if name not in FUNCTIONS:
-            raise Unspoken(f"`{name}` is not known to the proof")
+            raise UnspokenError(f"`{name}` is not known to the proof")
         return apply(name, *args)
 
     def _of_tensor(self, name: str, given: list[t.Expr]) -> Formula:
@@ -164,13 +164,13 @@ class Symbols:
         if f"size({subject})" in self.names:
             return self.names[f"size({subject})"]
         if subject not in self.tensors:
-            raise Unspoken(f"`{name}` of what is not a tensor of the pattern")
+            raise UnspokenError(f"`{name}` of what is not a tensor of the pattern")
         if name == "rank":
             if subject not in self.ranks:
-                raise Unspoken(f"the rank of `{subject}` is not known")
+                raise UnspokenError(f"the rank of `{subject}` is not known")
             return Constant(self.ranks[subject])
         if name == "uses":
-            raise Unspoken("how often a tensor is read")
+            raise UnspokenError("how often a tensor is read")
         if name in ("mean", "variance"):
             free = Variable(f"{name}({subject})")
             self.weights.add(free.name)

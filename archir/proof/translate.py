@@ -12,7 +12,7 @@ from itertools import product
 
 from archir.lang import tree as t
 from archir.ops.record import REQUIRED, Attr, Kind, Law, Mode, Op, OpSet, SameAs
-from archir.proof.symbols import Symbols, Unspoken
+from archir.proof.symbols import Symbols, UnspokenError
 from archir.proof.terms import (
     NONE,
     Application,
@@ -51,7 +51,7 @@ def goals(rule: Rule, ops: OpSet, mode: Mode) -> list[Goal]:
     """The goals of a rule over a pattern in a mode: one for each value that it hands over.
 
     Raises:
-        Unspoken: the rule says what the prover's terms cannot.
+        UnspokenError: the rule says what the prover's terms cannot.
     """
     body = rule.body
     assert isinstance(body, Rewriting)
@@ -60,7 +60,7 @@ def goals(rule: Rule, ops: OpSet, mode: Mode) -> list[Goal]:
             if Law.RANDOM_IN_TRAINING in ops[node.op].laws:
                 stated = node.attrs.get("p")
                 if not (isinstance(stated, t.Literal) and stated.value == 0):
-                    raise Unspoken(f"`{node.op}` is random in training")
+                    raise UnspokenError(f"`{node.op}` is random in training")
     found: list[Goal] = []
     for case in _cases(rule, body.match, ops):
         found.extend(_Translation(rule, ops, case).goals(mode))
@@ -80,7 +80,7 @@ def _cases(rule: Rule, match: Pattern, ops: OpSet) -> Iterator[dict[tuple[str, s
             value = guard.value if guard is not None else None
             free[node.name, flag] = (value,) if isinstance(value, bool) else (True, False)
     if 2 ** len(free) > MAX_CASES:
-        raise Unspoken("the left side leaves too much open")
+        raise UnspokenError("the left side leaves too much open")
     for choice in product(*free.values()):
         yield dict(zip(free, choice, strict=True))
 
@@ -170,7 +170,7 @@ class _Translation:
                     self.symbols.facts.append(Fact("odd", (self.symbols.term(guard.left.first),)))
                     continue
                 sides = self.symbols.term(guard.left), self.symbols.term(guard.right)
-            except Unspoken:
+            except UnspokenError:
                 continue  # an assumption that is not used
             if sides[0] != sides[1] and not all(isinstance(s, Constant) for s in sides):
                 self.symbols.facts.append(Fact("equal", sides))
@@ -236,7 +236,9 @@ class _Translation:
     ) -> Formula:
         """A stated value, as the operator holds it: one entry for each spatial axis."""
         if attr.kind is Kind.PADDING and value == Constant("same"):
-            return apply("same", sofar["kernel"], sofar.get("dilation", self._spread(1, operands, rank)))
+            return apply(
+                "same", sofar["kernel"], sofar.get("dilation", self._spread(1, operands, rank))
+            )
         if attr.kind in (Kind.SPATIAL, Kind.PADDING) and self._number(value):
             spread = self._spread(value, operands, rank)
             self.symbols.odd(spread)
@@ -244,7 +246,7 @@ class _Translation:
         return value
 
     def _number(self, value: Formula) -> bool:
-        """Whether a value is one number (an attribute that was matched may hold one for each axis)."""
+        """Whether a value is one number; what was matched may hold one for each axis."""
         if isinstance(value, Variable):
             return any(p.name == value.name for p in self.rule.parameters)
         if isinstance(value, Application) and value.head in ("spatial", "tuple", "same"):
@@ -257,7 +259,9 @@ class _Translation:
     def _spread(
         self, value: Formula | int, operands: tuple[Formula, ...], rank: int | None
     ) -> Application:
-        count: Formula | int = rank - 2 if rank is not None else apply("spatial_rank", *operands[:1])
+        count: Formula | int = (
+            rank - 2 if rank is not None else apply("spatial_rank", *operands[:1])
+        )
         return apply("spatial", value, count)
 
     def _operand(self, operand: PatternOperand, side: _Side) -> Formula:
@@ -327,7 +331,7 @@ class _Translation:
     def _default(self, attr: Attr, sofar: Mapping[str, Formula]) -> Formula:
         value = attr.default
         if value is REQUIRED:
-            raise Unspoken(f"`{attr.name}` is not stated")
+            raise UnspokenError(f"`{attr.name}` is not stated")
         if isinstance(value, SameAs):
             return sofar[value.attr]
         return Constant(value)
@@ -337,9 +341,9 @@ class _Translation:
     ) -> _Use | None:
         """A node of the left side that says the same: it stays, with its parameters."""
         for held in self.left.uses.values():
-            if held.node.op == node.op and held.operands == operands:
-                if all(held.attrs[name] == attrs[name] for name in node.attrs):
-                    return held
+            alike = held.node.op == node.op and held.operands == operands
+            if alike and all(held.attrs[name] == attrs[name] for name in node.attrs):
+                return held
         return None
 
     def _weights(
@@ -352,9 +356,9 @@ class _Translation:
         }
         params: dict[str, Formula] = {}
         for p in op.params:
-            flag = attrs.get(p.when) if p.when else Constant(True)
+            flag = attrs.get(p.when) if p.when else Constant(value=True)
             if not isinstance(flag, Constant):
-                raise Unspoken(f"whether `{node.name}` has a `{p.role}`")
+                raise UnspokenError(f"whether `{node.name}` has a `{p.role}`")
             if not flag.value or p.dtype is not None:
                 continue
             if p.role in stated:
@@ -364,7 +368,7 @@ class _Translation:
             elif kept is not None and p.role in kept.params:
                 params[p.role] = kept.params[p.role]
             else:
-                raise Unspoken(f"`{node.name}.{p.role}` is given no value")
+                raise UnspokenError(f"`{node.name}.{p.role}` is given no value")
         return params
 
     def _same_paddings(self) -> None:
@@ -379,9 +383,7 @@ class _Translation:
                     continue
                 if isinstance(k.value, int) and isinstance(d.value, int) and k.value % 2:
                     padding = apply("spatial", d.value * (k.value - 1) // 2, kernel.args[1])
-                    self.symbols.facts.append(
-                        Fact("equal", (apply("same", kernel, step), padding))
-                    )
+                    self.symbols.facts.append(Fact("equal", (apply("same", kernel, step), padding)))
 
     # --- the goals ----------------------------------------------------------------------------
 
@@ -401,13 +403,15 @@ class _Translation:
             if mode == "train":
                 yield from self._buffers(name, held, other)
 
-    def _buffers(self, name: str, held: _Use, other: _Use) -> Iterator[tuple[str, Formula, Formula]]:
+    def _buffers(
+        self, name: str, held: _Use, other: _Use
+    ) -> Iterator[tuple[str, Formula, Formula]]:
         """New buffers are the map of the old ones: only the unchanged map is spoken of."""
         op = self.ops[held.node.op]
         old = buffers(op, held.operands, held.attrs, held.params)
         for role, term in buffers(op, other.operands, other.attrs, other.params).items():
             if other.params[role] != held.params.get(role):
-                raise Unspoken(f"the buffer `{name}.{role}` is mapped")
+                raise UnspokenError(f"the buffer `{name}.{role}` is mapped")
             yield f"{name}.{role}", old[role], term
 
 

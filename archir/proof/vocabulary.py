@@ -31,7 +31,7 @@ FOLDED = {"add": "add", "mul": "multiply", "concat": "concat"}
 """Operators over any number of tensors, and the binary head that they are folds of."""
 
 
-class Undefined(Exception):
+class UndefinedError(Exception):
     """A term has no value: shapes do not fit, an index is out of range."""
 
 
@@ -78,7 +78,7 @@ def use(
     attrs: Mapping[str, Formula],
     params: Mapping[str, Formula],
 ) -> tuple[Formula, ...]:
-    """The outputs of a use of an operator, as terms. Absent parameters are left out of ``params``."""
+    """The outputs of a use of an operator, as terms; ``params`` leaves out absent parameters."""
     if op.name in FOLDED and operands:
         rest = (attrs["axis"],) if op.name == "concat" else ()
         return (reduce(lambda a, b: apply(FOLDED[op.name], a, b, *rest), operands),)
@@ -143,14 +143,14 @@ def evaluate(term: Formula, world: World) -> Any:
     """The value of a term: an array, an index map, an attribute, or None (absent).
 
     Raises:
-        Undefined: it has none.
+        UndefinedError: it has none.
     """
     try:
         return _evaluate(term, world, {})
-    except Undefined:
+    except UndefinedError:
         raise
     except Exception as reason:  # any failure of a reference means the term is ill-formed
-        raise Undefined(f"{type(reason).__name__}: {reason}") from reason
+        raise UndefinedError(f"{type(reason).__name__}: {reason}") from reason
 
 
 def _evaluate(term: Formula, world: World, known: dict[Formula, Any]) -> Any:
@@ -198,7 +198,7 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
         if param.when is not None and param.dtype is None:
             there = param.role in params
             if given.setdefault(param.when, there) != there:
-                raise Undefined(f"{op.name}: parameters of `{param.when}` come together")
+                raise UndefinedError(f"{op.name}: parameters of `{param.when}` come together")
     for name, source, axis in held.derived:
         given[name] = params[source].shape[axis]
     for left, attr in equations_of(op):
@@ -209,10 +209,11 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
     wanted = instance(op, attrs, types)
     for name, value in params.items():
         if wanted.params[name].shape != value.shape:
-            raise Undefined(f"{op.name}: {name} is {value.shape}, not {wanted.params[name].shape}")
+            right = wanted.params[name].shape
+            raise UndefinedError(f"{op.name}: {name} is {value.shape}, not {right}")
     if role:
         if op.update is None:
-            raise Undefined(f"{op.name} has no buffers")
+            raise UndefinedError(f"{op.name} has no buffers")
         return op.update(world.arithmetic, x, params, attrs)[role]
     results = op.reference(world.arithmetic, x, params, attrs, world.mode)
     return results[0] if len(results) == 1 else results
@@ -224,12 +225,13 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
 def _fibre_sum(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
     _need(w.shape[axis] == len(g.entries), "fibre_sum: the axis has not the map's size")
     axis %= w.ndim
-    before = (slice(None),) * axis
     rest = w.shape[:axis] + w.shape[axis + 1 :]
     pieces = []
     for old in range(g.source):
-        members = w[(*before, np.flatnonzero(g.entries == old))]
-        piece = k.sum(members, (axis,)) if members.shape[axis] else k.array(np.zeros(rest, np.int64))
+        members = w.take(np.flatnonzero(g.entries == old), axis=axis)
+        piece = (
+            k.sum(members, (axis,)) if members.shape[axis] else k.array(np.zeros(rest, np.int64))
+        )
         pieces.append(piece)
     return np.stack(pieces, axis=axis)
 
@@ -352,7 +354,9 @@ def _stretches(x: Array, axis: int) -> bool:
 
 RELATIONS: Mapping[str, Callable[..., bool]] = {
     "onto": _onto,
-    "odd": lambda kernel: all(e % 2 for e in kernel) if isinstance(kernel, tuple) else bool(kernel % 2),
+    "odd": lambda kernel: (
+        all(e % 2 for e in kernel) if isinstance(kernel, tuple) else bool(kernel % 2)
+    ),
     "stretches": _stretches,
     "scalar": lambda e: not isinstance(e, np.ndarray) or e.ndim == 0,
     "from_end": lambda axis: axis < 0,

@@ -1,0 +1,261 @@
+"""Rules tried on small networks in exact fractions, and the counterexamples that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from archir.diag import ArchirError
+from archir.ir.graph import Graph, Value
+from archir.ir.types import AttrValue
+from archir.lang import print_graph
+from archir.ops.arithmetic import Array, Rational
+from archir.ops.cost import cost
+from archir.ops.record import OpSet
+from archir.proof.exact import Mismatch, check_use, feeds_of, trial_of
+from archir.proof.sketches import UnfitError, class_network, pattern_network
+from archir.rewrite.plan import Plan, dropout_in, region_of
+from archir.rewrite.rule import Reshaping, Rule, RuleParameter
+from archir.rewrite.sites import Planner
+
+Aspect = Literal["eval", "train", "shape"]
+ATTEMPTS = 160
+MISFITS = ("A306", "A220", "A221", "A211", "A207", "A212", "A303")
+"""What the planner says where the left side matches and the right side does not fit."""
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A small network in which a rule breaks its contract, with the numbers that show it."""
+
+    network: str
+    site: str
+    arguments: Mapping[str, AttrValue]
+    mode: Aspect
+    value: str
+    index: tuple[int, ...]
+    before: str
+    after: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """As it is shown to a person."""
+        given = "".join(f" --set {k}={v}" for k, v in self.arguments.items())
+        where = f"{self.value}[{', '.join(map(str, self.index))}]" if self.index else self.value
+        lines = [
+            *self.network.strip().splitlines(),
+            "",
+            f"at {self.site}{given}, mode {self.mode}:",
+        ]
+        lines.append(f"  {where} is {self.before} before and {self.after} after")
+        lines += [f"  {name} = {value}" for name, value in self.numbers.items()]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**asdict(self), "arguments": dict(self.arguments), "index": list(self.index)}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A rule planned at a site of a small network."""
+
+    plan: Plan
+    number: int
+
+
+@dataclass
+class Trials:
+    """What trying a rule gave."""
+
+    equal: int = 0
+    counterexample: Counterexample | None = None
+    misfits: list[str] = field(default_factory=list)
+
+
+def instances(rule: Rule, ops: OpSet, misfits: list[str], *, tiny: int = 0) -> Iterator[Instance]:
+    """Plans of a rule on small networks, the smallest first.
+
+    Where the left side matches and the right side does not fit, the reason goes to ``misfits``.
+    """
+    for number in range(ATTEMPTS):
+        try:
+            graph, at = _network(rule, ops, number, tiny)
+        except UnfitError:
+            continue
+        planner = Planner(graph, ops)
+        sites = [at] if at else [s.at for s in planner.sites(rule)]
+        for site in sites:
+            size = None
+            if isinstance(rule.body, Reshaping):
+                size = next(s.size for s in planner.sites(rule) if s.at == site)
+            given = arguments(rule, number, size)
+            try:
+                plan = planner.plan(rule, site, given, seed=number)
+            except ArchirError as failure:
+                if failure.diagnostics[0].code in MISFITS:
+                    misfits.append(
+                        f"{failure.diagnostics[0].message} (at {site} of {_line(graph)})"
+                    )
+                continue
+            yield Instance(plan, number)
+
+
+def _network(rule: Rule, ops: OpSet, number: int, tiny: int) -> tuple[Graph, str]:
+    if isinstance(rule.body, Reshaping):
+        return class_network(ops, number), ""
+    return pattern_network(rule, ops, number, arguments(rule, number, None), tiny=tiny)
+
+
+def _line(graph: Graph) -> str:
+    return ", ".join(f"{n.name}: {n.op}{list(map(str, n.types[0].shape))}" for n in graph)
+
+
+def arguments(rule: Rule, number: int, size: int | None) -> dict[str, AttrValue]:
+    """Values for a rule's parameters: defaults first, then others."""
+    rng = np.random.Generator(np.random.PCG64([number, 0xA465]))
+    return {p.name: _argument(p, number, size, rng) for p in rule.parameters}
+
+
+def _argument(
+    parameter: RuleParameter, number: int, size: int | None, rng: np.random.Generator
+) -> AttrValue:
+    if parameter.default is not None and number % 2 == 0:
+        return parameter.default
+    if parameter.kind == "int" and size is not None:
+        return size + 1 + number % 3
+    choices: dict[str, list[Any]] = {
+        "odd": [1, 3, 5],
+        "even": [2, 4],
+        "int": [2, 3, 4, 6],
+        "float": [0.5, 0.25, 2.0],
+        "bool": [True, False],
+    }
+    value: AttrValue = choices[parameter.kind][int(rng.integers(len(choices[parameter.kind])))]
+    return value
+
+
+def try_rule(rule: Rule, ops: OpSet, aspect: Aspect, wanted: int) -> Trials:
+    """Try a rule on up to ``wanted`` instances; stops at the first that breaks its contract."""
+    trials = Trials()
+    for found in instances(rule, ops, trials.misfits):
+        against = _against(found, rule, ops, aspect)
+        if against is None:
+            continue
+        if against is not True:
+            trials.counterexample = _smaller(rule, ops, aspect, found) or against
+            return trials
+        trials.equal += 1
+        if trials.equal >= wanted:
+            break
+    return trials
+
+
+def _smaller(rule: Rule, ops: OpSet, aspect: Aspect, found: Instance) -> Counterexample | None:
+    """The same kind of instance with the smallest sizes that still show it."""
+    if isinstance(rule.body, Reshaping):
+        return None
+    for tiny in (1, 2):
+        for other in instances(rule, ops, [], tiny=tiny):
+            if other.number > found.number:
+                break
+            against = _against(other, rule, ops, aspect)
+            if isinstance(against, Counterexample):
+                return against
+    return None
+
+
+def _against(
+    found: Instance, rule: Rule, ops: OpSet, aspect: Aspect
+) -> Counterexample | Literal[True] | None:
+    """A counterexample; True where the contract is kept; None where it says nothing."""
+    if aspect == "shape":
+        return _shape_and_cost(found.plan, rule, ops)
+    if aspect == "train" and dropout_in(region_of(found.plan), ops) is not None:
+        return None
+    trial = trial_of(found.plan, seed=found.number, arithmetic=Rational())
+    try:
+        check = check_use(found.plan, ops, aspect, trial=trial)
+    except (ZeroDivisionError, ValueError):
+        return None  # outside what the operators are defined on
+    if check.equal:
+        return True
+    assert check.mismatch is not None
+    numbers: dict[str, Any] = {}
+    for value, array in feeds_of(found.plan, trial, aspect).items():
+        numbers[str(value)] = _shown(array)
+    numbers.update({path: _shown(array) for path, array in trial.old.items()})
+    numbers.update({f"new {p}": _shown(a) for p, a in trial.new.items() if p in found.plan.terms})
+    return _counterexample(found.plan, ops, aspect, check.mismatch, numbers)
+
+
+def _counterexample(
+    plan: Plan, ops: OpSet, aspect: Aspect, mismatch: Mismatch, numbers: Mapping[str, Any]
+) -> Counterexample:
+    text = print_graph(plan.before, ops)
+    return Counterexample(
+        text,
+        f"{plan.rule.name}@{plan.site}",
+        plan.arguments,
+        aspect,
+        mismatch.value,
+        mismatch.index,
+        mismatch.before,
+        mismatch.after,
+        numbers,
+    )
+
+
+MOST = 64
+"""Tensors with more entries than this are not written out."""
+
+
+def _shown(array: Array) -> str:
+    if array.size > MOST:
+        return f"{list(array.shape)}, {array.size} numbers"
+
+    def spell(part: Any) -> str:
+        if isinstance(part, list):
+            return "[" + ", ".join(spell(p) for p in part) + "]"
+        return str(part)
+
+    return spell(array.tolist())
+
+
+def _shape_and_cost(plan: Plan, rule: Rule, ops: OpSet) -> Counterexample | Literal[True]:
+    for a, b in region_of(plan).checks:
+        before, after = plan.before.type_of(a), plan.after.type_of(b)
+        if before != after:
+            mismatch = Mismatch(f"shape of {a}", (), 1, 1, str(before), str(after))
+            return _counterexample(plan, ops, "shape", mismatch, {})
+    old, new = cost(plan.before, ops), cost(plan.after, ops)
+    for claim in rule.contract.decreases:
+        one, two = getattr(old, claim), getattr(new, claim)
+        if two >= one:
+            mismatch = Mismatch(claim, (), 1, 1, str(one), str(two))
+            return _counterexample(plan, ops, "shape", mismatch, {})
+    return True
+
+
+def concrete_values(
+    found: Instance, ops: OpSet, rng: np.random.Generator, draw: Any
+) -> dict[str, Any]:
+    """Values for the variables of a pattern rule's goals, from one of its instances."""
+    plan = found.plan
+    values: dict[str, Any] = dict(plan.arguments)
+    for node in plan.before:
+        values.update({f"{node.name}.{name}": value for name, value in node.attrs.items()})
+        for role, path in node.params.items():
+            shape = tuple(
+                int(n) for n in plan.before.parameters[path].type.shape if isinstance(n, int)
+            )
+            values[f"{node.name}.{role}"] = draw(shape)
+    for name in plan.before.inputs:
+        shape = tuple(
+            n if isinstance(n, int) else 2 for n in plan.before.type_of(Value(name)).shape
+        )
+        values[f"tensor {name.removesuffix('_in')}"] = values[f"tensor {name}"] = draw(shape)
+    return values

@@ -1,0 +1,244 @@
+"""The prover: a rule in, a verdict out.
+
+A rule that keeps the function is translated into goals (or, over a class, into lemmas), which
+equality saturation tries to prove from the axioms; every term of a proof's e-classes is
+evaluated in GF(p). Proved or not, the rule is then tried on small networks in exact fractions:
+a proof that a network contradicts is an error of archir, not a verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from archir.diag import error
+from archir.ops.arithmetic import Residues
+from archir.ops.record import Mode, OpSet
+from archir.proof.audit import audit_terms, draw
+from archir.proof.axioms import Axioms, installed_axioms
+from archir.proof.instances import concrete_values, instances, try_rule
+from archir.proof.lemmas import Lemma, audit_values, lemmas
+from archir.proof.saturation import Budget, Proof, available, missing, prove_goals, version
+from archir.proof.symbols import UnspokenError
+from archir.proof.terms import Goal, variables
+from archir.proof.translate import goals
+from archir.proof.verdict import ModeVerdict, Verdict, shipped
+from archir.rewrite.rule import Reshaping, Rule
+from archir.weights.terms import statistics
+
+TESTED = 24
+"""On how many small networks a rule is tried that is not proved."""
+CONFIRMED = 8
+"""On how many one that is."""
+
+
+def prove(
+    rule: Rule,
+    ops: OpSet,
+    axioms: Axioms,
+    *,
+    budget: Budget | None = None,
+    tests: int = TESTED,
+    minimal: bool = True,
+) -> Verdict:
+    """The verdict on a rule.
+
+    Args:
+        rule: The rule.
+        ops: The operators that it may meet.
+        axioms: What proofs may rest on.
+        budget: How far each mode's proof may go.
+        tests: On how many small networks it is tried where no proof is found.
+        minimal: Whether axioms that a proof can do without are left out of its list.
+
+    Raises:
+        ArchirError: A413, egglog is not installed (exit status 3); A415, an axiom is unsound.
+    """
+    if not available() and rule.contract.function:
+        raise missing()
+    limits = budget or Budget()
+    found: list[ModeVerdict] = []
+    for mode in rule.contract.function:
+        start = time.perf_counter()
+        try:
+            proofs, reason = saturated(rule, ops, axioms, mode, limits, minimal=minimal)
+        except UnspokenError as failure:
+            proofs, reason = [], str(failure)
+        made = _judged(rule, ops, axioms, mode, proofs, reason, tests)
+        found.append(replace(made, seconds=time.perf_counter() - start))
+    if rule.contract.shape:
+        found.append(_claims(rule, ops, tests))
+    over_class = isinstance(rule.body, Reshaping)
+    return Verdict(
+        rule.name,
+        rule.hash,
+        axioms.hash,
+        tuple(sorted(ops)) if over_class else (),
+        version() if available() else "",
+        tuple(found),
+    )
+
+
+def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
+    """The verdict that small networks alone give: never ``proved``; needs no egglog."""
+    found: list[ModeVerdict] = []
+    for mode in rule.contract.function:
+        start = time.perf_counter()
+        made = _judged(rule, ops, Axioms(()), mode, [], "no proof was looked for", count)
+        found.append(replace(made, seconds=time.perf_counter() - start))
+    if rule.contract.shape:
+        found.append(_claims(rule, ops, count))
+    return Verdict(rule.name, rule.hash, "", (), "", tuple(found))
+
+
+def shipped_verdict(rule: Rule) -> Verdict | None:
+    """The verdict that the rule's package ships for it; needs no egglog."""
+    return shipped(rule)
+
+
+def verdict_for(rule: Rule, ops: OpSet) -> Verdict:
+    """The verdict to go by when a rule is used.
+
+    The shipped one; else a proof, made here and now; else, without egglog, a test.
+    """
+    found = shipped(rule)
+    if found is not None:
+        return found
+    if available() and rule.contract.function:
+        return prove(rule, ops, installed_axioms(), budget=Budget(seconds=20.0), minimal=False)
+    return tried(rule, ops)
+
+
+def _judged(
+    rule: Rule,
+    ops: OpSet,
+    axioms: Axioms,
+    mode: Mode,
+    proofs: Sequence[Proof],
+    reason: str,
+    tests: int,
+) -> ModeVerdict:
+    """The verdict in a mode, after what saturation found and what small networks say."""
+    proved = bool(proofs) and not reason
+    trials = try_rule(rule, ops, mode, CONFIRMED if proved else tests)
+    misfits = tuple(dict.fromkeys(trials.misfits))[:3]
+    if trials.counterexample is not None:
+        if proved:
+            raise error(
+                "A415",
+                f"`{rule.name}` is proved in {mode}, and a network refutes it:\n"
+                f"{trials.counterexample.text()}",
+            )
+        against = trials.counterexample
+        return ModeVerdict(
+            mode, "refuted", instances=trials.equal, misfits=misfits, counterexample=against
+        )
+    if not trials.equal:
+        if misfits:
+            reason = f"where the left side matches, the right side never fits: {misfits[0]}"
+            return ModeVerdict(mode, "refuted", reason=reason, misfits=misfits)
+        none = "no small network could be made on which to try it"
+        return ModeVerdict(mode, "unknown", reason=f"{reason}; {none}" if reason else none)
+    if not proved:
+        return ModeVerdict(mode, "tested", instances=trials.equal, reason=reason, misfits=misfits)
+    used = tuple(dict.fromkeys(a for p in proofs for a in p.axioms))
+    order = [a.name for a in axioms.axioms]
+    named = tuple(f"{p.goal}: {', '.join(p.axioms)}" for p in proofs)
+    return ModeVerdict(
+        mode,
+        "proved",
+        tuple(sorted(used, key=order.index)),
+        named if isinstance(rule.body, Reshaping) else (),
+        trials.equal,
+        misfits=misfits,
+    )
+
+
+def saturated(
+    rule: Rule, ops: OpSet, axioms: Axioms, mode: Mode, budget: Budget, *, minimal: bool = True
+) -> tuple[list[Proof], str]:
+    """The proofs of a rule's goals in a mode, and what could not be proved ("" if all).
+
+    Raises:
+        UnspokenError: the rule cannot be said in the prover's terms.
+        ArchirError: A415, the audit refutes a proof.
+    """
+    laws = [law for law in axioms.laws(ops) if mode in law.modes]
+    needed: list[Lemma] = []
+    if isinstance(rule.body, Reshaping):
+        needed = lemmas(rule, ops, mode)
+        wanted = [lemma.goal for lemma in needed]
+    else:
+        wanted = goals(rule, ops, mode)
+    answers = prove_goals(wanted, laws, budget, minimal=minimal)
+    found = [answers[g.name] for g in wanted if g.name in answers]
+    missed = [g.name for g in wanted if g.name not in answers or not answers[g.name].proved]
+    if needed:
+        _audit_lemmas(needed, answers, ops, mode)
+    else:
+        _audit_goals(rule, wanted, answers, ops, mode)
+    reason = ""
+    if missed:
+        more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+        late = "" if len(answers) == len(wanted) else f" within {budget.seconds:g} s"
+        reason = f"no proof{late} of `{missed[0]}`{more}"
+    return found, reason
+
+
+def _audit_lemmas(
+    needed: Sequence[Lemma], answers: dict[str, Proof], ops: OpSet, mode: Mode
+) -> None:
+    k = Residues()
+    for lemma in needed:
+        proof = answers.get(lemma.goal.name)
+        if proof is None or not proof.proved:
+            continue
+        rng = np.random.Generator(np.random.PCG64([*lemma.goal.name.encode()]))
+        values = audit_values(lemma, ops, lambda shape, r=rng: draw(k, r, shape), rng)
+        terms = [lemma.goal.left, lemma.goal.right, *proof.members]
+        if audit_terms(lemma.goal.name, terms, ops, mode, values) < 2:
+            raise error(
+                "A415", f"the lemma {lemma.goal.name} has no value on its operator's sample"
+            )
+
+
+def _audit_goals(
+    rule: Rule, wanted: Sequence[Goal], answers: dict[str, Proof], ops: OpSet, mode: Mode
+) -> None:
+    found = next(instances(rule, ops, []), None)
+    if found is None:
+        return
+    k = Residues()
+    rng = np.random.Generator(np.random.PCG64(7))
+    values = concrete_values(found, ops, rng, lambda shape: draw(k, rng, shape))
+    free = {name for goal in wanted for side in (goal.left, goal.right) for name in variables(side)}
+    for term in found.plan.terms.values():
+        for statistic in statistics(term):
+            for name in sorted(free):
+                if name.startswith(f"{statistic.kind}("):
+                    values.setdefault(name, draw(k, rng, (statistic.channels,)))
+    for goal in wanted:
+        proof = answers.get(goal.name)
+        if proof is not None and proof.proved:
+            audit_terms(goal.name, [goal.left, goal.right, *proof.members], ops, mode, values)
+
+
+def _claims(rule: Rule, ops: OpSet, tests: int) -> ModeVerdict:
+    """Shape and cost claims are judged on instances."""
+    start = time.perf_counter()
+    trials = try_rule(rule, ops, "shape", tests)
+    seconds = time.perf_counter() - start
+    misfits = tuple(dict.fromkeys(trials.misfits))[:3]
+    if trials.counterexample is not None:
+        against = trials.counterexample
+        return ModeVerdict("shape", "refuted", (), (), trials.equal, seconds, "", misfits, against)
+    if trials.equal:
+        return ModeVerdict("shape", "tested", (), (), trials.equal, seconds, "", misfits)
+    if misfits:
+        reason = f"where the left side matches, the right side never fits: {misfits[0]}"
+        return ModeVerdict("shape", "refuted", seconds=seconds, reason=reason, misfits=misfits)
+    reason = "no small network could be made on which to try it"
+    return ModeVerdict("shape", "unknown", seconds=seconds, reason=reason)
