@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from archir.diag import ArchirError, Source, error
+from archir.diag import ArchirError, error
 from archir.files import check_target, read_source, writing
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
-from archir.lang import edit
 from archir.lang import load as load_program
+from archir.lang import revise
 from archir.lang.program import Program
 from archir.ops import installed_ops
 from archir.ops.arithmetic import Array
@@ -446,9 +446,7 @@ def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> R
         if found > most:
             raise error("A312", f"the result would have {found:,} {name}, the limit is {most:,}")
     weights = work.settle()
-    text = edit(network.program, work.graph, network.ops)
-    source = Source(network.program.source.name, text)
-    program = load_program(source, network.ops, dict(network.program.params))
+    program = revise(network.program, work.graph, network.ops)
     drift = None
     if weights is not None and network.weights is not None:
         weights = frozen({path: weights[path] for path in program.graph.parameters})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archir.lang.editing import edit
+from archir.lang.editing import edit, revise
 from archir.lang.elaboration import elaborate, load
 from archir.lang.format import format_text
 from archir.lang.parsing import parse
@@ -20,4 +20,5 @@ __all__ = [
     "load",
     "parse",
     "print_graph",
+    "revise",
 ]

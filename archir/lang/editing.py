@@ -29,7 +29,12 @@ Form = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def edit(program: Program, after: Graph, ops: OpSet) -> str:
-    """The text of ``after``: that of ``program``, changed as little as possible.
+    """The text of ``after``; see :func:`revise`."""
+    return revise(program, after, ops).source.text
+
+
+def revise(program: Program, after: Graph, ops: OpSet) -> Program:
+    """The program of ``after``: the text of ``program``, changed as little as possible.
 
     Comments, blocks and the paths of untouched nodes stay. The result is loaded and compared
     with ``after``; what has no small edit is printed anew.
@@ -38,20 +43,20 @@ def edit(program: Program, after: Graph, ops: OpSet) -> str:
         ArchirError: A910, the graph holds what the language cannot say.
     """
     if equal(program.graph, after):
-        return program.source.text
-    try:
-        text = _Editor(program, after, ops).run()
-    except CannotEdit:
-        return print_graph(after, ops)
+        return program
     source = program.source
-    for candidate in _layouts(text, source):
+    try:
+        candidates = _layouts(_Editor(program, after, ops).run(), source)
+    except CannotEdit:
+        candidates = []
+    for candidate in candidates:
         try:
             again = load(Source(source.name, candidate), ops, program.params)
         except ArchirError:
             break
         if equal(again.graph, after):
-            return candidate
-    return print_graph(after, ops)
+            return again
+    return load(Source(source.name, print_graph(after, ops)), ops, program.params)
 
 
 def _layouts(text: str, source: Source) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from archir.diag import ArchirError, Source
 from archir.ir.hash import numbering
 from archir.ir.types import AttrValue
-from archir.lang import edit, load
+from archir.lang import load, revise
 from archir.lang.program import Program
 from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
@@ -199,8 +199,7 @@ def _rewrite(
         if weights is not None:
             weights = apply_terms(plan.terms, plan.after, weights, measured)
         graph = plan.after
-    text = edit(program, graph, ops)
-    moment = _Moment(load(Source("parent.arch", text), ops, dict(program.params)), weights)
+    moment = _Moment(revise(program, graph, ops), weights)
     return [_compared(name, moment, step.after)], moment
 
 
