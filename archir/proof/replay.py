@@ -36,9 +36,13 @@ class Finding:
     """One thing that was checked: what, whether it holds, and how it was found out."""
 
     subject: str
-    holds: bool
     how: str
+    holds: bool
     detail: str = ""
+
+
+def _wrong(subject: str, detail: str, how: str = "replay") -> Finding:
+    return Finding(subject, how, holds=False, detail=detail)
 
 
 @dataclass
@@ -74,10 +78,10 @@ def verify(
         try:
             found, moment = _step(number, step, moment, end, lineage, certificate, ops)
         except ArchirError as failure:
-            found, moment = [Finding(_name(number, step), False, "replay", _text(failure))], None
+            found, moment = [_wrong(_name(number, step), _text(failure))], None
         except (KeyError, TypeError, ValueError, AttributeError) as reason:
             detail = f"the step is malformed: {type(reason).__name__} {reason}"
-            found, moment = [Finding(_name(number, step), False, "replay", detail)], None
+            found, moment = [_wrong(_name(number, step), detail)], None
         findings += found
     return findings
 
@@ -90,13 +94,20 @@ def _name(number: int, step: Step) -> str:
     uses = step.facts.get("uses")
     what = ""
     if isinstance(uses, list):
-        what = " " + ", ".join(f"{u.get('rule')}@{u.get('site')}" for u in uses if isinstance(u, dict))
+        what = " " + ", ".join(
+            f"{u.get('rule')}@{u.get('site')}" for u in uses if isinstance(u, dict)
+        )
     return f"step {number}: {step.kind}{what}"
 
 
 def _chain(certificate: Certificate) -> Finding:
     wrong = broken_link(certificate)
-    return Finding("chain of digests", wrong is None, "hash", wrong or f"{len(certificate.steps)} steps")
+    return Finding(
+        "chain of digests",
+        "hash",
+        holds=wrong is None,
+        detail=wrong or f"{len(certificate.steps)} steps",
+    )
 
 
 def _files(
@@ -106,16 +117,22 @@ def _files(
     found: list[Finding] = []
     paths = numbering(program.graph).parameters
     if paths == certificate.parameters:
-        found.append(Finding("parameter names", True, "hash", f"{len(paths)} in canonical order"))
+        found.append(
+            Finding(
+                "parameter names", "hash", holds=True, detail=f"{len(paths)} in canonical order"
+            )
+        )
     else:
         pairs = zip(paths, certificate.parameters, strict=False)
-        detail = next((f"`{a}` stands where `{b}` was" for a, b in pairs if a != b), "their number differs")
-        found.append(Finding("parameter names", False, "hash", detail))
+        detail = next(
+            (f"`{a}` stands where `{b}` was" for a, b in pairs if a != b), "their number differs"
+        )
+        found.append(_wrong("parameter names", detail, "hash"))
     if weights is not None:
         try:
             check_weights(program.graph, weights)
         except ArchirError as failure:
-            found.append(Finding("weights", False, "hash", _text(failure)))
+            found.append(_wrong("weights", _text(failure), "hash"))
             weights = None
     now = state_of(program.source.text, program.graph, weights)
     for subject, a, b in (
@@ -126,7 +143,7 @@ def _files(
         if subject == "weights" and any(f.subject == "weights" for f in found):
             continue
         detail = "" if a == b else f"{_short(a)} found, {_short(b)} certified"
-        found.append(Finding(subject, a == b, "hash", detail))
+        found.append(Finding(subject, "hash", holds=a == b, detail=detail))
     return found
 
 
@@ -147,9 +164,11 @@ def _step(
     params = certificate.params
     if step.kind in ATTESTED:
         moment = end or _parent(step.after, lineage, params, ops)
-        same = state_of(moment.program.source.text, moment.program.graph, moment.weights) == step.after
+        same = (
+            state_of(moment.program.source.text, moment.program.graph, moment.weights) == step.after
+        )
         detail = "" if same else "what is kept of it has other hashes"
-        return [Finding(name, same, "attested", detail)], moment
+        return [Finding(name, "attested", holds=same, detail=detail)], moment
     if step.kind == "init":
         text = end.program.source.text if end else lineage.text(step.after.text)
         made = load(Source("parent.arch", text), ops, params)
@@ -159,13 +178,11 @@ def _step(
         moment = _Moment(made, weights)
         return [_compared(name, moment, step.after)], moment
     if before is None:
-        return [Finding(name, False, "replay", "its parent could not be established")], None
+        return [_wrong(name, "its parent could not be established")], None
     return _rewrite(name, step, before, ops)
 
 
-def _parent(
-    state: State, lineage: Lineage, params: Mapping[str, AttrValue], ops: OpSet
-) -> _Moment:
+def _parent(state: State, lineage: Lineage, params: Mapping[str, AttrValue], ops: OpSet) -> _Moment:
     program = load(Source("parent.arch", lineage.text(state.text)), ops, params)
     weights = None if state.weights is None else lineage.tensors(state.weights, program.graph)
     return _Moment(program, weights)
@@ -177,8 +194,8 @@ def _compared(name: str, moment: _Moment, wanted: State) -> Finding:
         a, b = getattr(found, subject), getattr(wanted, subject)
         if a != b:
             detail = f"its {subject} come out as {_short(a)}, {_short(b)} is certified"
-            return Finding(name, False, "replay", detail)
-    return Finding(name, True, "replay", "bit for bit")
+            return _wrong(name, detail)
+    return Finding(name, "replay", holds=True, detail="bit for bit")
 
 
 def _rewrite(
@@ -189,12 +206,14 @@ def _rewrite(
     for use in step.facts["uses"]:
         (rule,) = parse_rules(Source(f"{use['rule']}.rule", use["rule_text"]), ops, "certificate")
         if rule.hash != use["rule_hash"] or rule.name != use["rule"]:
-            return [Finding(name, False, "replay", "the rule's text does not have its hash")], None
+            return [_wrong(name, "the rule's text does not have its hash")], None
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in use["arguments"].items()}
         plan = Planner(graph, ops).plan(rule, use["site"], arguments, use["seed"])
         checks, skipped = check_plan(plan, ops)
-        if {c.mode: check_facts(c) for c in checks} != use["exact"] or skipped != use["not_claimed"]:
-            return [Finding(name, False, "replay", "the exact check does not come out as certified")], None
+        if {c.mode: check_facts(c) for c in checks} != use["exact"] or skipped != use[
+            "not_claimed"
+        ]:
+            return [_wrong(name, "the exact check does not come out as certified")], None
         measured = {_statistic(raw): decode(raw["values"]) for raw in use["measured"]}
         if weights is not None:
             weights = apply_terms(plan.terms, plan.after, weights, measured)
