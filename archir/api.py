@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archir.diag import ArchirError, error
-from archir.files import check_target, read_source, writing
+from archir.files import check_target, read_source, writing_all
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
 from archir.lang import load as load_program
@@ -184,26 +184,31 @@ class Network:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write text, weights, certificate and lineage; none replaces a file without ``force``.
 
+        All are whole on the disk before the first is put in place, the text last.
+
         Raises:
             ArchirError: A602, A603.
         """
-        target = Path(path)
-        files = [target]
-        if self.weights is not None:
-            files.append(weights_path(target))
-        if self.certificate.steps:
-            files.append(certificate_path(target))
-        for file in files:
+        target = check_name(Path(path))
+        wanted = {
+            weights_path(target): self.weights is not None,
+            certificate_path(target): bool(self.certificate.steps),
+            target: True,
+        }
+        files = [file for file, is_wanted in wanted.items() if is_wanted]
+        stale = [file for file, is_wanted in wanted.items() if not is_wanted and file.exists()]
+        for file in (*files, *stale):
             check_target(file, force=force)
         if self.certificate.steps:
             self.lineage.save(self.certificate, folder_of(target))
-        if self.weights is not None:
-            save_weights(weights_path(target), dict(self.weights), {}, force=force)
-        if self.certificate.steps:
-            with writing(certificate_path(target), force=force) as temporary:
-                temporary.write_text(self.certificate.to_json(), encoding="utf-8")
-        with writing(target, force=force) as temporary:
-            temporary.write_text(self.text, encoding="utf-8")
+        with writing_all(files, force=force, stale=stale) as temporaries:
+            made = dict(zip(files, temporaries, strict=True))
+            if self.weights is not None:
+                save_weights(made[weights_path(target)], dict(self.weights), {})
+            if self.certificate.steps:
+                certificate = self.certificate.to_json()
+                made[certificate_path(target)].write_text(certificate, encoding="utf-8")
+            made[target].write_text(self.text, encoding="utf-8")
         return target
 
     def to_torch(self) -> torch.fx.GraphModule:
@@ -239,6 +244,21 @@ def no_weights(path: Path | None) -> ArchirError:
         "A600",
         f"the network has no weights ({name} does not exist)",
         hint="`archir train`, `archir weights init`, or --init SEED",
+    )
+
+
+def check_name(path: Path) -> Path:
+    """A path for a network's text, once it is sure that its other files get names of their own.
+
+    Raises:
+        ArchirError: A602, it does not end in ``.arch``.
+    """
+    if path.suffix == ".arch":
+        return path
+    raise error(
+        "A602",
+        f"cannot write {path}: a network's file ends in .arch",
+        hint=f"{path}.arch; its weights and its certificate are put beside it",
     )
 
 
@@ -383,7 +403,7 @@ def rewrite(
     work = _Progress(network.graph, network.weights)
     for number, application in enumerate(applications):
         rule = network.library.find(application.rule)
-        verdict = _permitted(rule, network.ops, unproved=unproved)
+        verdict: Mapping[str, Any] = {}
         planner = (
             network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
         )
@@ -392,19 +412,21 @@ def rewrite(
                 planner = Planner(work.graph, network.ops)
             report(f"{rule.name}@{site}")
             plan = planner.plan(rule, site, application.arguments, seed + number)
+            verdict = verdict or _permitted(rule, network.ops, unproved=unproved)
             _use(network, work, plan, verdict, calibration)
     return _finished(network, work, limits or {})
 
 
 def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
+    """The verdict on a rule in short, if the rule may run with it."""
     verdict = verdict_for(rule, ops)
-    facts: Mapping[str, Any] = verdict.to_json()
     if verdict.kind == "refuted":
+        wrong = next(m for m in verdict.modes if m.kind == "refuted")
+        shown = f":\n{wrong.counterexample.text()}" if wrong.counterexample else f": {wrong.reason}"
         raise error(
             "A310",
-            f"`{rule.name}` is refuted: it does not do what it promises",
+            f"`{rule.name}` is refuted in {wrong.mode}, it does not do what it promises{shown}",
             span=rule.span,
-            hint=f"`archir prove` shows the counterexample of `{rule.name}`",
         )
     if verdict.kind == "unknown" and not unproved:
         raise error(
@@ -413,7 +435,8 @@ def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
             span=rule.span,
             hint="--unproved runs it all the same, and the certificate says so",
         )
-    return facts
+    modes = {m.mode: m.kind for m in verdict.modes}
+    return {"kind": verdict.kind, "modes": modes, "axioms": verdict.axioms}
 
 
 def _use(

@@ -22,6 +22,7 @@ from archir.proof.certificate import (
     state_of,
 )
 from archir.proof.lineage import Lineage
+from archir.proof.prove import shipped_verdict
 from archir.proof.uses import check_facts, check_plan, decode
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.rulefile import parse_rules
@@ -209,6 +210,9 @@ def _rewrite(
             return [_wrong(name, "the rule's text does not have its hash")], None
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in use["arguments"].items()}
         plan = Planner(graph, ops).plan(rule, use["site"], arguments, use["seed"])
+        known = shipped_verdict(rule)
+        if known is not None and use["verdict"]["kind"] != known.kind:
+            return [_wrong(name, f"the verdict on `{rule.name}` is {known.kind}")], None
         checks, skipped = check_plan(plan, ops)
         if {c.mode: check_facts(c) for c in checks} != use["exact"] or skipped != use[
             "not_claimed"
