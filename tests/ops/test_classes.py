@@ -1,0 +1,283 @@
+"""Axis classes: what changes together, and what holds an axis fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archir.ir.graph import Value
+from archir.ops import STANDARD
+from archir.ops.classes import FIXED, AxisClass, AxisClasses, Factor, Structure, lift
+
+from .nets import net
+
+IMAGE = "input x: f32[N, 3, 8, 8]\n"
+HEAD = "\noutput y = end |> global_avg_pool |> fc: linear(5)"
+
+
+def class_of(classes: AxisClasses, path: str, axis: int) -> AxisClass:
+    """The one class on an axis of a parameter."""
+    found = [
+        c
+        for c in classes.classes.values()
+        if any((m.path, m.axis) == (path, axis) for m in c.members)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def members(held: AxisClass) -> set[str]:
+    return {f"{m.path}:{m.axis} {m.kind}" for m in held.members}
+
+
+FREE = {
+    "chain": (
+        "a = x |> conv(4, 3)\nn = a |> batch_norm\nend = n |> relu |> d: conv(6, 3)",
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, n.weight:0 carry, n.bias:0 carry, "
+            "n.running_mean:0 carry, n.running_var:0 carry, end.d.weight:1 consume"
+        ),
+    ),
+    "residual": (
+        "a = x |> conv(4, 3)\nb = a |> conv(7, 3)\nc = b |> conv(4, 3)\nend = relu(a + c)",
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, b.weight:1 consume, "
+            "c.weight:0 produce, c.bias:0 produce, fc.weight:1 consume"
+        ),
+    ),
+    "residual of one layer": (
+        "a = x |> conv(4, 3)\nb = a |> conv(4, 3)\nend = a + b",
+        ("b.weight", 1, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, b.weight:1 consume, b.weight:0 produce, "
+            "b.bias:0 produce, fc.weight:1 consume"
+        ),
+    ),
+    "depthwise": (
+        "a = x |> conv(4, 3)\nend = a |> conv(4, 3, groups = 4)",
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, end.weight:0 carry, end.bias:0 carry, "
+            "fc.weight:1 consume"
+        ),
+    ),
+    "depthwise multiplier": (
+        "a = x |> conv(4, 3)\nend = a |> conv(12, 3, groups = 4)",
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, end.weight:0 carry, end.bias:0 carry, "
+            "fc.weight:1 consume"
+        ),
+    ),
+    "grouped, then grouped alike": (
+        "i = x |> conv(6)\na = i |> conv(6, 3, groups = 3)\nend = a |> conv(9, 3, groups = 3)",
+        ("end.weight", 1, 2),
+        "a.weight:0 produce, a.bias:0 produce, end.weight:1 consume",
+    ),
+    "concat": (
+        "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nend = concat(b, a, b) |> e: conv(6, 1)",
+        ("b.weight", 0, 2),
+        "b.weight:0 produce, b.bias:0 produce, end.e.weight:1 consume",
+    ),
+    "flatten": (
+        (
+            "a = x |> conv(4, 3)\nend = a |> max_pool(2) |> relu\nf = end |> flatten\n"
+            "output z = f |> g: linear(7)"
+        ),
+        ("g.weight", 1, 4),
+        "a.weight:0 produce, a.bias:0 produce, g.weight:1 consume, fc.weight:1 consume",
+    ),
+    "flatten of one channel": (
+        "a = x |> conv(1, 3)\nend = a |> relu\nf = end |> flatten\noutput z = f |> g: linear(7)",
+        ("g.weight", 1, 1),
+        "a.weight:0 produce, a.bias:0 produce, g.weight:1 consume, fc.weight:1 consume",
+    ),
+    "split along the seams of a concat": (
+        (
+            "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nj = concat(a, b)\n"
+            "p, q = split(j, sizes = [4, 2])\nend = p |> conv(3, 1)\n"
+            "output z = q |> flatten |> g: linear(2)"
+        ),
+        ("a.weight", 0, 4),
+        "a.weight:0 produce, a.bias:0 produce, end.weight:1 consume",
+    ),
+    "tied in one role": (
+        (
+            "a = x |> conv(4, 3)\nb = x |> conv(4, 3, weight = a.weight)\n"
+            "c = a |> conv(2, 1)\nd = b |> conv(2, 1)\nend = concat(c, d)"
+        ),
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, b.bias:0 produce, c.weight:1 consume, "
+            "d.weight:1 consume"
+        ),
+    ),
+    "a gate": (
+        (
+            "a = x |> conv(4, 3)\np = a |> global_avg_pool\ng = p |> linear(2)\n"
+            "h = g |> relu |> s: linear(4)\nend = a |> conv(6, 1)\noutput z = p * h |> f: linear(2)"
+        ),
+        ("a.weight", 0, 4),
+        (
+            "a.weight:0 produce, a.bias:0 produce, g.weight:1 consume, h.s.weight:0 produce, "
+            "h.s.bias:0 produce, end.weight:1 consume, f.weight:1 consume"
+        ),
+    ),
+    "a scale of the network's own": (
+        "param s: f32[4, 1, 1] = 1.0\na = x |> conv(4, 3)\nend = a * s",
+        ("s", 0, 4),
+        "s:0 produce, a.weight:0 produce, a.bias:0 produce, fc.weight:1 consume",
+    ),
+}
+"""Body, an axis of a parameter and its size, and the members of its class."""
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_members(name: str) -> None:
+    body, (path, axis, size), wanted = FREE[name]
+    classes = AxisClasses(net(IMAGE + body + HEAD), STANDARD)
+    held = class_of(classes, path, axis)
+    assert members(held) == set(wanted.split(", "))
+    assert held.size == size
+    assert held.obstacles == ()
+    assert held.name == next(m.node for m in held.members if m.kind == "produce")
+
+
+BLOCKED = {
+    "input": ("end = x |> conv(4, 3)", ("end.weight", 1), "x", "it is the input `x`"),
+    "output": ("end = x |> conv(4, 3)", ("fc.weight", 0), "fc", "it is the output `y`"),
+    "residual with the input": (
+        "end = x + (x |> c: conv(3, 3))",
+        *(("end.c.weight", 0), "x", "it is the input"),
+    ),
+    "output before a relu": (
+        "a = x |> conv(4, 3)\nend = relu(a)\noutput z = a",
+        *(("a.weight", 0), "a", "it is the output `z`"),
+    ),
+    "softmax": (
+        "a = x |> conv(4, 3)\nend = a |> softmax(1)",
+        *(("a.weight", 0), "end", "`softmax` mixes the entries of that axis"),
+    ),
+    "grouped": (
+        "a = x |> conv(4, 3)\nend = a |> conv(6, 3, groups = 2)",
+        *(("a.weight", 0), "end", "its 2 groups hold several channels each"),
+    ),
+    "split across": (
+        "a = x |> conv(4, 3)\np, q = split(a, sizes = [1, 3])\nend = concat(q, p)",
+        *(("a.weight", 0), "p", "`split` cuts that axis"),
+    ),
+    "constant": (
+        "a = x |> conv(3, 1)\nk = constant([[[1.0]], [[2.0]], [[3.0]]])\nend = a * k",
+        *(("a.weight", 0), "end", "fixed extent"),
+    ),
+    "a gate of one channel": (
+        "a = x |> conv(4, 3)\ng = x |> conv(1, 1)\nend = a * g",
+        *(("g.weight", 0), "end", "`mul` stretches that axis"),
+    ),
+    "a concatenation added to a layer": (
+        (
+            "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nc = x |> conv(6, 3)\n"
+            "j = concat(a, b)\nend = j + c"
+        ),
+        *(("c.weight", 0), "end", "cut into different parts"),
+    ),
+    "the same, seen from the concatenation": (
+        (
+            "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nc = x |> conv(6, 3)\n"
+            "j = concat(a, b)\nend = j + c"
+        ),
+        *(("a.weight", 0), "end", "cut into different parts"),
+    ),
+    "tied in two roles": (
+        (
+            "param w: f32[5, 4]\na = x |> conv(4, 3)\nt = w |> linear(2)\nend = a\n"
+            "output z = a |> global_avg_pool |> e: linear(5, weight = w)\noutput u = t |> softmax"
+        ),
+        *(("w", 1), "e", "the tied weight `w` is read there in another role"),
+    ),
+    "tied to the output's layer": (
+        (
+            "a = x |> conv(4, 3)\nb = a |> conv(4, 3)\nend = relu(b)\n"
+            "output z = a |> e: conv(4, 3, weight = b.weight)"
+        ),
+        *(("b.weight", 0), "e", "it is the output `z`"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_obstacles(name: str) -> None:
+    body, (path, axis), node, says = BLOCKED[name]
+    classes = AxisClasses(net(IMAGE + body + HEAD), STANDARD)
+    held = class_of(classes, path, axis)
+    assert any(o.node == node and says in o.reason for o in held.obstacles), held.obstacles
+
+
+def test_a_shared_weight_in_a_chain_is_one_class() -> None:
+    """Both axes of the weight, each in one role: it can be widened."""
+    graph = net(
+        IMAGE + "a = x |> conv(4, 3)\nb = a |> conv(4, 3)\n"
+        "end = b |> conv(4, 3, weight = b.weight)" + HEAD
+    )
+    held = class_of(AxisClasses(graph, STANDARD), "b.weight", 0)
+    assert {(m.path, m.axis) for m in held.members} >= {("b.weight", 0), ("b.weight", 1)}
+    assert held.obstacles == ()
+
+
+def test_structures() -> None:
+    graph = net(
+        IMAGE + "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nj = concat(a, b, a)\n"
+        "f = j |> flatten\nend = j\noutput z = f |> g: linear(2)" + HEAD
+    )
+    classes = AxisClasses(graph, STANDARD)
+    a, b = (class_of(classes, f"{n}.weight", 0).number for n in "ab")
+    seams = [[f.number for f in segment] for segment in classes.structure(Value("j"), 1)]
+    assert seams == [[a], [b], [a]]
+    flat = [[tuple(f) for f in segment] for segment in classes.structure(Value("f"), 1)]
+    assert flat == [[(n, s), (FIXED, 8), (FIXED, 8)] for n, s in ((a, 4), (b, 2), (a, 4))]
+
+
+def test_batch_is_a_class_of_its_own() -> None:
+    graph = net(IMAGE + "end = x |> conv(4, 3)" + HEAD)
+    classes = AxisClasses(graph, STANDARD)
+    ((batch,),) = classes.structure(Value("fc"), 0)
+    held = classes.classes[batch.number]
+    assert str(held.size) == "N"
+    assert held.members == ()
+    assert held.obstacles[0].node == "x"
+
+
+CLASS = 7
+
+
+@st.composite
+def structures(draw: st.DrawFn) -> tuple[Structure, list[int]]:
+    """A sum of products of factors, some of them the class; and a gather of the class."""
+    size = draw(st.integers(1, 4))
+    other = st.builds(Factor, st.sampled_from([FIXED, 3, 9]), st.integers(1, 3))
+    factor = st.one_of(st.just(Factor(CLASS, size)), other)
+    segments = st.lists(st.lists(factor, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3)
+    entries = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=6))
+    return tuple(draw(segments)), entries
+
+
+@given(structures())
+def test_lift(case: tuple[Structure, list[int]]) -> None:
+    """Against gathering with NumPy, factor by factor."""
+    structure, entries = case
+    found, old = lift(structure, CLASS, np.array(entries))
+    wanted, start = [], 0
+    for segment in structure:
+        cube = np.arange(int(np.prod([f.size for f in segment]))).reshape([f.size for f in segment])
+        start_of_next = start + cube.size
+        for axis, factor in enumerate(segment):
+            if factor.number == CLASS:
+                cube = np.take(cube, entries, axis=axis)
+        wanted += [start + int(v) for v in cube.reshape(-1)]
+        start = start_of_next
+    assert old == start
+    assert found.tolist() == wanted
