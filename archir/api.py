@@ -12,6 +12,7 @@ import numpy as np
 
 from archir.diag import ArchirError, error
 from archir.files import check_target, read_source, writing_all
+from archir.ir.check import check
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
 from archir.lang import load as load_program
@@ -262,6 +263,17 @@ def check_name(path: Path) -> Path:
     )
 
 
+def check_output(path: Path, *, force: bool) -> Path:
+    """Make sure, before any work is done, that a network may be saved at a path.
+
+    Raises:
+        ArchirError: A602, A603.
+    """
+    for file in (check_name(path), weights_path(path), certificate_path(path)):
+        check_target(file, force=force)
+    return path
+
+
 def weights_path(path: Path) -> Path:
     """Where the weights of a network's file are by default."""
     return path.with_suffix(".safetensors")
@@ -446,6 +458,7 @@ def _use(
     verdict: Mapping[str, Any],
     calibration: Calibration | None,
 ) -> None:
+    check(plan.after, f"rule `{plan.rule.name}`")
     checks, skipped = check_plan(plan, network.ops)
     measured: dict[Statistic, Array] = {}
     facts = None

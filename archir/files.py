@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from archir.diag import ArchirError, Source, error
@@ -27,23 +28,67 @@ def writing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     Raises:
         ArchirError: A602 (it cannot be written), A603 (it exists and ``force`` is false).
     """
-    target = Path(path)
-    check_target(target, force=force)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+    with writing_all([path], force=force) as (temporary,):
         yield temporary
-        temporary.chmod(mode)  # some writers make files that only their owner can read
-        _sync(temporary)
+
+
+@contextlib.contextmanager
+def writing_all(
+    paths: Sequence[str | Path], *, force: bool = True, stale: Sequence[Path] = ()
+) -> Iterator[list[Path]]:
+    """Hand out a temporary path for each of several files that belong together.
+
+    All of them are whole and on the disk before the first takes its place, so that a full disk
+    or an interruption leaves every old file as it was; an interruption waits while they move.
+
+    Args:
+        paths: Where the files belong, in the order in which they are put in place.
+        force: Whether existing files may be replaced.
+        stale: Files that do not go with the new ones and are removed after them.
+
+    Raises:
+        ArchirError: A602 (one cannot be written), A603 (one exists and ``force`` is false).
+    """
+    targets = [Path(path) for path in paths]
+    for target in (*targets, *stale):
         check_target(target, force=force)
-        temporary.replace(target)
-        _sync(target.parent)
+    mark = secrets.token_hex(6)
+    temporaries = [t.with_name(f".{t.name[:100]}.{mark}.tmp") for t in targets]
+    target = targets[-1]  # the one that an error of the body names
+    try:
+        for temporary in temporaries:
+            temporary.touch()
+        mode = temporaries[0].stat().st_mode
+        yield temporaries
+        for target, temporary in zip(targets, temporaries, strict=True):
+            temporary.chmod(mode)  # some writers make files that only their owner can read
+            _sync(temporary)
+            check_target(target, force=force)
+        with _undisturbed():
+            for target, temporary in zip(targets, temporaries, strict=True):
+                temporary.replace(target)
+            for target in stale:
+                target.unlink(missing_ok=True)
+        _sync(targets[0].parent)
     except OSError as reason:
         raise cannot_write(target, reason) from reason
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and a request to end wait."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_target(target: Path, *, force: bool) -> None:

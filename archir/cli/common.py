@@ -43,8 +43,9 @@ def command(
         @functools.wraps(function)
         def run(**options: Any) -> None:
             as_json = options.pop("json")
-            sink = click.get_current_context().obj
-            sys.exit(guarded(name, as_json, lambda: function(**options), sink))
+            context = click.get_current_context()
+            path = context.command_path.partition(" ")[2] or name
+            sys.exit(guarded(path, as_json, lambda: function(**options), context.obj))
 
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n    {example}\n"
         made = click.command(name)(run)
@@ -64,44 +65,77 @@ def guarded(
     except ArchirError as failure:
         return _failed(name, as_json, failure)
     except KeyboardInterrupt:
-        print("interrupted; nothing was left half written", file=sys.stderr)
-        return INTERRUPTED
+        return interrupted()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon()
         return 0
     except MemoryError:
         return _failed(name, as_json, error("A690", "the machine has no memory left for this"))
     except OSError as failure:
         return _failed(name, as_json, _system(failure))
-    except Exception as failure:  # the last net: a bug must not be a traceback
+    except Exception as failure:
         return _failed(name, as_json, _internal(failure))
     if sink is not None:
         sink.append(report)
         return report.status
-    try:
-        if as_json:
-            document = {"schema": SCHEMA, "command": name, "status": report.status, **report.data}
-            print(json.dumps(document, indent=1))
-        elif report.text:
-            print(report.text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return report.status
+    if as_json:
+        return _document(name, report.status, report.data)
+    return _print(report.text, report.status) if report.text else report.status
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C ended a command; its exit status."""
+    _say("interrupted; nothing was left half written\n")
+    return INTERRUPTED
+
+
+def misused(command: str, as_json: bool, failure: click.ClickException) -> int:
+    """Report wrong usage, which click found; the exit status."""
+    if as_json:
+        found = {"code": "A609", "message": failure.format_message()}
+        return _document(command, BAD_INPUT, {"diagnostics": [found]})
+    failure.show()
+    return BAD_INPUT
 
 
 def _failed(name: str, as_json: bool, failure: ArchirError) -> int:
     if as_json:
-        document = {
-            "schema": SCHEMA,
-            "command": name,
-            "status": failure.status,
-            "diagnostics": [to_json(d) for d in failure.diagnostics],
-        }
-        print(json.dumps(document, indent=1))
-    else:
-        print(render(failure.diagnostics), end="", file=sys.stderr)
+        found = {"diagnostics": [to_json(d) for d in failure.diagnostics]}
+        return _document(name, failure.status, found)
+    _say(render(failure.diagnostics))
     return failure.status
+
+
+def _document(name: str, status: int, data: Mapping[str, Any]) -> int:
+    document = {"schema": SCHEMA, "command": name, "status": status, **data}
+    return _print(json.dumps(document, indent=1), status)
+
+
+def _print(text: str, status: int) -> int:
+    """Print to stdout; the status, or another where that cannot be done."""
+    if sys.stdout is None:  # closed by whoever started this
+        return status
+    try:
+        print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon()
+    except OSError as failure:
+        _abandon()
+        _say(render(_system(failure, "standard output").diagnostics))
+        return BAD_INPUT
+    return status
+
+
+def _abandon() -> None:
+    """Let what is still to be printed go nowhere: nobody reads it, and Python would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(text: str) -> None:
+    """Print to stderr, if there is one."""
+    if sys.stderr is not None:
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
@@ -116,11 +150,11 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
     return found
 
 
-def _system(failure: OSError) -> ArchirError:
+def _system(failure: OSError, file: str = "a file") -> ArchirError:
+    name = failure.filename or file
     if failure.errno == errno.ENOSPC:
-        return error("A691", f"the disk is full: {failure.filename or 'while writing'}")
-    what = failure.strerror or type(failure).__name__
-    return error("A692", f"{failure.filename or 'a file'}: {what}")
+        return error("A691", f"the disk is full: {name}")
+    return error("A692", f"{name}: {failure.strerror or type(failure).__name__}")
 
 
 def _internal(failure: Exception) -> ArchirError:

@@ -106,8 +106,10 @@ def doctor() -> Report:
     problems += more
     rows = [(p["package"], p["version"] or "not installed", p["part"]) for p in packages]
     lines = [
-        (f"archir {__version__}, Python {machine['python']}, {machine['system']}, "
-        f"{machine['cores']} cores"),
+        (
+            f"archir {__version__}, Python {machine['python']}, {machine['system']}, "
+            f"{machine['cores']} cores"
+        ),
         f"GPUs: {', '.join(machine['gpus']) or 'none that torch sees'}",
         f"ONNX Runtime: {', '.join(machine['onnxruntime_providers']) or 'not installed'}",
         f"{len(content['ops'])} operators",

@@ -37,7 +37,8 @@ def explain(
 def _code(code: str) -> Report:
     if code not in CODES:
         close = difflib.get_close_matches(code, list(CODES), 3)
-        raise error("A609", f"there is no code {code}", hint=f"near it: {', '.join(close)}")
+        hint = f"near it: {', '.join(close)}" if close else f"from {min(CODES)} to {max(CODES)}"
+        raise error("A609", f"there is no code {code}", hint=hint)
     found = CODES[code]
     data = {"code": code, "title": found.title, "explanation": found.explanation}
     return Report(data, f"{code}: {found.title}\n\n{found.explanation}")

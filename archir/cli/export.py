@@ -9,6 +9,7 @@ import click
 from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
+from archir.diag import error
 
 
 def export(
@@ -27,6 +28,10 @@ def export(
     """
     from archir.api import no_weights
 
+    if Path(output).suffix in (".arch", ".safetensors", ".json"):
+        raise error(
+            "A602", f"cannot write {output}: that is no name for an ONNX file", hint="-o NAME.onnx"
+        )
     network = options.network(file, param, weights=weights, init=init)
     if network.weights is None:
         raise no_weights(Path(file))

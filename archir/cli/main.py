@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
 
 import click
 
 from archir import __version__
+from archir.cli.common import interrupted, misused
 
 VERBS = (
     "new", "check", "fmt", "show", "cost", "weights", "rules", "rewrite", "prove", "verify",
@@ -60,9 +62,25 @@ def group() -> None:
     """
 
 
+def run(words: list[str]) -> int:
+    """Run a command line; its exit status."""
+    try:
+        status: int | None = group.main(words, prog_name="archir", standalone_mode=False)
+    except click.ClickException as failure:
+        context = getattr(failure, "ctx", None)
+        path = context.command_path if context is not None else "archir"
+        return misused(path.partition(" ")[2], "--json" in words, failure)
+    except (KeyboardInterrupt, click.Abort):
+        return interrupted()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return status or 0
+
+
 def main() -> None:
     """The entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    group(prog_name="archir")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    sys.exit(run(sys.argv[1:]))

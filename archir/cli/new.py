@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 
 import click
 
@@ -26,8 +28,11 @@ def templates() -> dict[str, str]:
 
 
 def _about(text: str) -> str:
-    lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    return lines[0] if lines else ""
+    """The beginning of a network's first comment."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("#")), len(lines))
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines[start:])
+    return shorten(" ".join(line.lstrip("# ") for line in comment), 88, placeholder=" ...")
 
 
 def new(template: str | None, output: str | None, force: bool) -> Report:

@@ -85,10 +85,13 @@ def rewrite(
     Every use is checked exactly in GF(p) at its real size, then once more in floating point
     with the real weights. Without weights the text alone is rewritten.
     """
+    from archir.api import check_output
     from archir.api import rewrite as apply
 
     if output is None and not dry_run:
         raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
+    if output is not None and not dry_run:
+        check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init, rules=rule_files)
     data = calibration_of(network, calibrate, seed) if calibrate else None
     limits = {"params": max_params, "macs": max_macs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -72,8 +73,16 @@ def _list(chosen: list[Rule]) -> Report:
             f"{p['name']}:{p['kind']}" + ("" if p["default"] is None else f"={p['default']}")
             for p in fact["parameters"]
         )
-        rows.append((fact["name"], given, what, fact["verdict"] or "-", fact["doc"][:70]))
-    headers = ("rule", "parameters", "keeps function in", "verdict", "")
+        rows.append(
+            (
+                fact["name"],
+                given,
+                what,
+                fact["verdict"] or "-",
+                shorten(fact["doc"], 60, placeholder=" ..."),
+            )
+        )
+    headers = ("rule", "parameters", "exact in", "verdict", "")
     return Report({"rules": facts}, options.table(headers, rows))
 
 

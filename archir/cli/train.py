@@ -81,16 +81,13 @@ def train(
     Starts from FILE's weights, or from initial ones (of --init, else of --seed) where it has
     none. Writes the network again as OUTPUT with its trained weights and its certificate.
     """
-    from archir.api import certificate_path, weights_path
-    from archir.files import check_target
+    from archir.api import check_output
     from archir.train.data import load_data
     from archir.train.device import describe, resolve
     from archir.train.loop import TrainConfig
     from archir.train.loop import train as fit
 
-    target = Path(output)
-    for path in (target, weights_path(target), certificate_path(target)):
-        check_target(path, force=force)
+    target = check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init)
     if network.weights is None:
         network = network.init(seed)

@@ -20,22 +20,20 @@ def init(
     trial cannot pass by forgetting them.
     """
     from archir.api import certificate_path, load, weights_path
-    from archir.diag import error
-    from archir.files import check_target, writing
+    from archir.files import check_target, writing_all
     from archir.weights.store import save_weights
 
     target = Path(file)
-    check_target(weights_path(target), force=force)
-    found = load(target, params=options.given_params(param), ignore_weights=True)
+    files = (weights_path(target), certificate_path(target))
+    for path in files:
+        check_target(path, force=force)
+    chosen = options.given_params(param) or options.certified_params(target)
+    found = load(target, params=chosen, ignore_weights=True)
     made = found.init(seed, random_statistics=random_statistics)
     assert made.weights is not None
-    if certificate_path(target).exists() and not force:
-        raise error(
-            "A603", f"{certificate_path(target)} exists already", hint="replace it with --force"
-        )
-    save_weights(weights_path(target), dict(made.weights), {}, force=force)
-    with writing(certificate_path(target), force=force) as temporary:
-        temporary.write_text(made.certificate.to_json(), encoding="utf-8")
+    with writing_all(files, force=force) as (tensors, certificate):
+        save_weights(tensors, dict(made.weights), {})
+        certificate.write_text(made.certificate.to_json(), encoding="utf-8")
     count = sum(a.size for a in made.weights.values())
     digest = made.certificate.steps[-1].after.weights
     data = {"file": str(weights_path(target)), "seed": seed, "numbers": count, "weights": digest}
