@@ -515,4 +515,9 @@ CODES: dict[str, Code] = {
         "The graph holds something that the language has no words for, such as a symbol that is "
         "not capitalised. Text is always read again before it is handed out.",
     ),
+    "A911": Code(
+        "a rewrite broke the graph",
+        "After a rule was applied the graph was not well-formed: a node reads what does not exist, or "
+        "a parameter has no shape. That is a fault of archir, not of the network; nothing was written.",
+    ),
 }
