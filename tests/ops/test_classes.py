@@ -147,6 +147,7 @@ def test_members(name: str) -> None:
     assert held.name == next(m.node for m in held.members if m.kind == "produce")
 
 
+UNEQUAL = "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nc = x |> conv(6, 3)\nj = concat(a, b)\n"
 BLOCKED = {
     "input": ("end = x |> conv(4, 3)", ("end.weight", 1), "x", "it is the input `x`"),
     "output": ("end = x |> conv(4, 3)", ("fc.weight", 0), "fc", "it is the output `y`"),

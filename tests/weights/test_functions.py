@@ -1,0 +1,309 @@
+"""Every weight function: shapes, values, and gradient maps against the pseudo-inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archir.ops.arithmetic import Array, Floating, Rational, Residues
+from archir.weights.functions import (
+    FUNCTIONS,
+    MAX_ENTRIES,
+    WeightError,
+    evaluate,
+    moment,
+    shape_of,
+)
+from archir.weights.terms import (
+    Apply,
+    IndexMap,
+    Ref,
+    Statistic,
+    Term,
+    compose,
+    references,
+    statistics,
+)
+
+W, V, M = Ref("w"), Ref("v"), Ref("m")
+SHAPES = {"w": (3, 4, 3, 3), "v": (4,), "u": (2,), "m": (2, 3)}
+G = IndexMap(np.array([0, 1, 2, 2, 0, 2]), 3)
+H = IndexMap(np.array([3, 1, 1]), 4)
+COUNT = Apply("count", (G,))
+TRUE = bool(1)
+SPREAD = Apply("along", (Apply("count", (H,)), 1, 2))
+
+
+def call(name: str, *args: Any) -> Term:
+    return Apply(name, args)
+
+
+LINEAR: Mapping[str, list[tuple[str, Term]]] = {
+    "take": [
+        ("w", call("take", W, G, 0)),
+        ("w", call("take", W, H, -3)),
+        ("v", call("take", V, H, 0)),
+    ],
+    "slice": [("w", call("slice", W, 1, 1, 3)), ("v", call("slice", V, -1, 0, 4))],
+    "pad": [("w", call("pad", W, 1)), ("w", call("pad", W, (0, 2)))],
+    "concat": [
+        ("m", call("concat", M, call("zeros", 4, 3), 0)),
+        ("m", call("concat", call("ones", 2, 1), M, 1)),
+        ("v", call("concat", V, Ref("u"), 0)),
+    ],
+    "transpose": [("w", call("transpose", W, 1, 0, 3, 2)), ("m", call("transpose", M, 1, 0))],
+    "reshape": [("w", call("reshape", W, 12, 9)), ("m", call("reshape", M, 6))],
+    "along": [("v", call("along", V, 1, 3))],
+    "add": [
+        ("m", call("add", M, 2)),
+        ("m", call("add", call("ones", 3), M)),
+        ("v", call("add", V, call("zeros", 5, 4))),
+    ],
+    "subtract": [
+        ("m", call("subtract", M, call("ones", 2, 1))),
+        ("m", call("subtract", 1, M)),
+        ("v", call("subtract", call("ones", 2, 4), V)),
+    ],
+    "multiply": [
+        ("m", call("multiply", M, -3)),
+        ("m", call("multiply", call("add", call("zeros", 2, 3), 2.5), M)),
+        ("v", call("multiply", call("concat", call("ones", 2, 4), call("zeros", 1, 4), 0), V)),
+        ("v", call("multiply", V, call("concat", call("ones", 3), call("zeros", 1), 0))),
+        ("v", call("multiply", call("along", V, 0, 2), SPREAD)),
+    ],
+    "divide": [("m", call("divide", M, 4)), ("v", call("divide", call("along", V, 0, 2), SPREAD))],
+    "divide_along": [
+        ("w", call("divide_along", W, call("count", IndexMap(np.array([0, 0, 1]), 3)), 0))
+    ],
+    "multiply_along": [
+        ("w", call("multiply_along", W, call("count", IndexMap(np.array([0, 0, 1]), 3)), -4)),
+        ("v", call("multiply_along", V, call("concat", call("ones", 3), call("zeros", 1), 0), 0)),
+    ],
+}
+"""Terms that are linear in one tensor (up to a constant)."""
+
+CONSTANT: Mapping[str, list[Term]] = {
+    "count": [COUNT],
+    "identity": [call("identity", 3, 3, 5), call("identity", 4), call("identity", 2, (1, 3))],
+    "zeros": [call("zeros", 2, 3), call("zeros"), call("zeros", (2, 5))],
+    "ones": [call("ones", 4, 0)],
+}
+NONLINEAR: Mapping[str, list[Term]] = {
+    "sqrt": [call("sqrt", V), call("sqrt", call("multiply", V, V))]
+}
+EVERY = [t for cases in LINEAR.values() for _, t in cases]
+EVERY += [t for cases in (*CONSTANT.values(), *NONLINEAR.values()) for t in cases]
+
+
+def tensors(k: Any, seed: int = 1) -> dict[str, Array]:
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return {path: k.array(rng.integers(1, 9, shape)) for path, shape in SHAPES.items()}
+
+
+def test_every_function_is_tested() -> None:
+    assert {*LINEAR, *CONSTANT, *NONLINEAR} == set(FUNCTIONS)
+    for name in FUNCTIONS:
+        terms = [t for _, t in LINEAR.get(name, [])] + [
+            *CONSTANT.get(name, []),
+            *NONLINEAR.get(name, []),
+        ]
+        assert all(isinstance(t, Apply) and t.function == name for t in terms)
+
+
+def test_every_function_of_a_tensor_has_a_gradient_or_refuses() -> None:
+    for function in FUNCTIONS.values():
+        assert (function.gradient is None) == (function.tensors == 0)
+        assert function.doc.endswith(".")
+        assert function.signature.startswith(f"{function.name}(") or function.numbers
+
+
+@pytest.mark.parametrize("k", [Floating(), Rational(), Residues()], ids=lambda k: k.name)
+@pytest.mark.parametrize("number", range(len(EVERY)))
+def test_shapes_are_those_of_the_values(number: int, k: Any) -> None:
+    assert shape_of(EVERY[number], SHAPES) == evaluate(EVERY[number], k, tensors(k)).shape
+
+
+@pytest.mark.parametrize("number", range(len(EVERY) - len(NONLINEAR["sqrt"])))
+def test_values_agree_in_every_arithmetic(number: int) -> None:
+    term = EVERY[number]
+    exact = evaluate(term, Rational(), tensors(Rational()))
+    rounded = evaluate(term, Floating(), tensors(Floating()))
+    field = evaluate(term, Residues(), tensors(Residues()))
+    assert np.allclose(exact.astype(np.float64), rounded, rtol=1e-15, atol=0)
+    assert (Residues().array(exact) == field).all()
+
+
+def matrix(term: Term, path: str) -> Array:
+    """The linear part of a term in one tensor, as a matrix."""
+    held = tensors(Floating())
+    zero = {**held, path: np.zeros(SHAPES[path])}
+    offset = evaluate(term, Floating(), zero).reshape(-1)
+    columns = []
+    for index in range(zero[path].size):
+        one = np.zeros(SHAPES[path])
+        one.reshape(-1)[index] = 1
+        columns.append(evaluate(term, Floating(), {**held, path: one}).reshape(-1) - offset)
+    return np.array(columns).T.reshape(offset.size, zero[path].size)
+
+
+CASES = [(f"{name}{i}", path, t) for name, c in LINEAR.items() for i, (path, t) in enumerate(c)]
+
+
+@pytest.mark.parametrize(("label", "path", "term"), CASES, ids=[c[0] for c in CASES])
+def test_gradient_maps(label: str, path: str, term: Term) -> None:
+    """The transposed pseudo-inverse for first moments, its squares for second ones."""
+    inverse = np.linalg.pinv(matrix(term, path)).T
+    grads = {**{p: np.zeros(s) for p, s in SHAPES.items()}, path: tensors(Floating(), 2)[path]}
+    for squared in (False, True):
+        found = moment(term, squared=squared)
+        assert found is not None
+        coefficients = inverse**2 if squared else inverse
+        wanted = coefficients @ grads[path].reshape(-1)
+        value = evaluate(found, Floating(), grads)
+        assert value.shape == shape_of(term, SHAPES) == shape_of(found, SHAPES), label
+        assert np.allclose(value.reshape(-1), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_constants_start_at_zero() -> None:
+    for cases in CONSTANT.values():
+        assert all(moment(term) is None for term in cases)
+    assert moment(Statistic("mean", "a", 0, 3)) is None
+    assert moment(call("sqrt", call("add", Statistic("variance", "a", 0, 3), 1e-5))) is None
+    assert moment(call("concat", call("ones", 2), call("zeros", 1), 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("term", "says"),
+    [
+        (call("sqrt", V), "`sqrt` of the parent's tensor"),
+        (call("multiply", V, V), "a product of two"),
+        (call("add", V, call("take", V, H, 0)), "a sum of two"),
+        (call("subtract", V, V), "a difference of two"),
+        (call("divide", 1, V), "a quotient by one"),
+        (call("divide", V, V), "a quotient of two"),
+        (call("concat", M, M, 0), "a tensor joined with itself"),
+        (call("divide_along", W, V, 1), "a vector of the parent along an axis"),
+        (call("multiply_along", call("ones", 4), V, 0), "a vector of the parent along an axis"),
+    ],
+)
+def test_what_has_no_gradient_map_says_so(term: Term, says: str) -> None:
+    for squared in (False, True):
+        with pytest.raises(WeightError, match=says):
+            moment(term, squared=squared)
+
+
+def test_the_moments_of_widening() -> None:
+    """A replicated row takes dW[g] / n, a divided column keeps dW."""
+    grads = {"m": np.arange(6.0).reshape(2, 3) + 1}
+    g = IndexMap(np.array([0, 1, 2, 2, 2]), 3)
+    columns = call("divide_along", call("take", M, g, 1), call("count", g), 1)
+    found = moment(columns)
+    assert found is not None
+    assert np.allclose(evaluate(found, Floating(), grads), grads["m"][:, g.entries], rtol=1e-15)
+    g = IndexMap(np.array([0, 1, 1]), 2)
+    found, squares = moment(call("take", M, g, 0)), moment(call("take", M, g, 0), squared=True)
+    assert found is not None
+    assert squares is not None
+    shares = np.array([[1.0], [0.5], [0.5]])
+    assert (evaluate(found, Floating(), grads) == grads["m"][g.entries] * shares).all()
+    assert (evaluate(squares, Floating(), grads) == grads["m"][g.entries] * shares**2).all()
+
+
+@pytest.mark.parametrize(
+    ("term", "says"),
+    [
+        (Ref("gone"), "no parameter gone"),
+        (call("take", W, G, 1), "axis 1 has size 4, the map is over 3"),
+        (call("take", W, G, 4), r"no axis 4 in \(3, 4, 3, 3\)"),
+        (call("take", W, 3, 0), "needs an index map"),
+        (call("take", W, G), r"take\(w, g, axis\)"),
+        (call("take", 3, G, 0), "argument 1"),
+        (call("take", (3, 3), G, 0), "argument 1"),
+        (call("take", W, G, 0.0), "0.0 is not an integer"),
+        (call("take", W, G, TRUE), "True is not an integer"),
+        (call("take", W, V, 0), "argument 2"),
+        (call("count", 3), "needs an index map"),
+        (call("count", V), "argument 1"),
+        (call("slice", W, 1, 2, 5), r"slice 2:5 of axis 1 of \(3, 4, 3, 3\)"),
+        (call("slice", W, 1, 3, 2), "slice 3:2"),
+        (call("slice", W, 1, 0, 1.5), "1.5 is not an integer"),
+        (call("identity", 3, 2), "odd extents, got"),
+        (call("identity", 3.0, 3), "3.0 is not an integer"),
+        (call("identity", MAX_ENTRIES, 3), "entries"),
+        (call("zeros", -1), "not a shape"),
+        (call("zeros", 2.0), "2.0 is not an integer"),
+        (call("zeros", W), "argument 1"),
+        (call("zeros", "x"), "x is not an integer"),
+        (call("ones", 2**20, 2**20), "entries"),
+        (call("pad", V, 1), r"\(4,\) has no spatial axes"),
+        (call("pad", W, -1), "negative"),
+        (call("pad", W, (1, 1, 1)), "3 amounts for 2"),
+        (call("concat", W, V, 0), r"\(3, 4, 3, 3\) and \(4,\)"),
+        (call("concat", M, W, 0), r"\(2, 3\) and \(3, 4, 3, 3\)"),
+        (call("concat", M, 1, 0), "argument 2"),
+        (call("transpose", M, 0, 0), "of 2 axes"),
+        (call("transpose", M, 0.0, 1), "0.0 is not"),
+        (call("reshape", M, 5), r"\(2, 3\) into \(5,\)"),
+        (call("along", M, 0, 2), r"needs a vector, got \(2, 3\)"),
+        (call("along", V, 2, 2), "no axis 2 among 2"),
+        (call("add", M, V), r"\(2, 3\) and \(4,\) do not broadcast"),
+        (call("add", M, G), "argument 2"),
+        (call("multiply", M, (1, 2)), "argument 2"),
+        (call("multiply", M, TRUE), "argument 2"),
+        (call("divide", M), "a / b"),
+        (call("divide_along", W, V, 0), r"\(4,\) along axis 0 of \(3, 4, 3, 3\)"),
+        (call("multiply_along", W, 2, 0), "argument 2"),
+        (call("sqrt", 2), "argument 1"),
+    ],
+)
+def test_wrong_terms(term: Term, says: str) -> None:
+    with pytest.raises(WeightError, match=says):
+        shape_of(term, SHAPES)
+
+
+def test_composition_is_one_after_the_other() -> None:
+    k = Rational()
+    first = {"a": call("take", W, G, 0), "b": call("add", V, 1)}
+    second = {
+        "c": call(
+            "divide_along", call("take", Ref("a"), IndexMap(np.array([5, 5, 0]), 6), 0), COUNT_3, 0
+        ),
+        "d": call("multiply", Ref("b"), Ref("kept")),
+    }
+    held: dict[str, Array] = {**tensors(k), "kept": k.array([1, 2, 3, 4])}
+    middle = {**held, **{path: evaluate(t, k, held) for path, t in first.items()}}
+    for term in second.values():
+        whole = compose(term, first)
+        assert (evaluate(whole, k, held) == evaluate(term, k, middle)).all()
+        assert {*references(whole)} <= held.keys()
+    shapes = {path: array.shape for path, array in held.items()}
+    assert shape_of(compose(second["c"], first), shapes) == (3, 4, 3, 3)
+
+
+COUNT_3 = call("count", IndexMap(np.array([0, 0, 1]), 2))
+
+
+def test_statistics() -> None:
+    mean, variance = Statistic("mean", "n", 0, 2), Statistic("variance", "n", 0, 2)
+    term = call("add", mean, call("sqrt", variance))
+    assert list(statistics(term)) == [mean, variance]
+    assert evaluate(term, Floating(), {}).tolist() == [1, 1]
+    measured = {mean: np.array([1.0, 2.0]), variance: np.array([4.0, 9.0])}
+    assert evaluate(term, Floating(), {}, measured).tolist() == [3, 5]
+    assert shape_of(term, {}) == (2,)
+    assert compose(term, {"n": W}) is not None
+
+
+def test_the_identity_kernel_is_the_identity() -> None:
+    from archir.ops import STANDARD
+
+    kernel = evaluate(call("identity", 3, 3, 5), Floating(), {})
+    x = np.random.Generator(np.random.PCG64(3)).standard_normal((2, 3, 6, 7))
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    attrs |= {"out": 3, "kernel": (3, 5), "padding": (1, 2)}
+    (y,) = STANDARD["conv"].reference(Floating(), (x,), {"weight": kernel}, attrs, "eval")
+    assert (y == x).all()
+    assert (evaluate(call("identity", 4), Floating(), {}) == np.eye(4)).all()
