@@ -517,7 +517,8 @@ CODES: dict[str, Code] = {
     ),
     "A911": Code(
         "a rewrite broke the graph",
-        "After a rule was applied the graph was not well-formed: a node reads what does not exist, or "
-        "a parameter has no shape. That is a fault of archir, not of the network; nothing was written.",
+        "After a rule was applied the graph was not well-formed: a node reads what does not exist, "
+        "or a parameter has no shape. That is a fault of archir, not of the network; nothing was "
+        "written.",
     ),
 }
