@@ -82,9 +82,6 @@ def region_of(plan: Plan) -> Region:
     }
     before = tuple(n for n in plan.before if n.name not in kept)
     after = tuple(n for n in plan.after if n.name not in kept)
-    feeds = dict.fromkeys(
-        v for side in (before, after) for n in side for v in n.inputs if v.node in kept
-    )
     pairs = [
         pair
         for n in plan.before
@@ -94,6 +91,9 @@ def region_of(plan: Plan) -> Region:
     ends = zip(plan.before.outputs, plan.after.outputs, strict=True)
     pairs += [(old.value, new.value) for old, new in ends]
     checks = dict.fromkeys((a, b) for a, b in pairs if a != b or a.node not in kept)
+    entering = [v for n in (*before, *after) for v in n.inputs]
+    entering += [v for pair in checks for v in pair]
+    feeds = dict.fromkeys(v for v in entering if v.node in kept)
     return Region(before, after, tuple(feeds), tuple(checks))
 
 
