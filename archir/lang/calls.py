@@ -98,7 +98,7 @@ def _operator(use: Use, expr: t.Call, piped: tuple[Any, ...], frame: Frame) -> A
             if position >= len(names):
                 frame.report(
                     "A116",
-                    f"`{use.name}` takes {len(names)} attribute{'s' * (len(names) != 1)}",
+                    f"`{use.name}` takes {len(names) or 'no'} attribute{'s' * (len(names) != 1)}",
                     argument.span,
                     label="one too many",
                 )

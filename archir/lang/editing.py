@@ -391,6 +391,7 @@ class _Editor:
         for block in self._callees_first():
             instances = [scope for scope in self.instances if scope.block is block]
             variants = {id(s): tuple(sorted(set(self._body(s, forms)))) for s in instances}
+            self._share(block, instances, variants)
             counts = Counter(variants.values())
             here = () if () in counts else counts.most_common(1)[0][0] if counts else ()
             edits += here
@@ -407,6 +408,25 @@ class _Editor:
                 forms[id(scope)] = (chosen[variants[id(scope)]], changed)
         edits += self._body(self.root, forms)
         return apply(self.text, dict.fromkeys(edits))
+
+    def _share(
+        self, block: t.Block, instances: list[Scope], variants: dict[int, tuple[Edit, ...]]
+    ) -> None:
+        """Let an instance take another's edits, where those beyond its own touch what never runs.
+
+        So the blocks of a stage share a copy although only the first has a projection.
+        """
+        calls = [node for node in t.walk(block) if isinstance(node, t.Call)]
+        for wide in sorted(set(variants.values()), key=len, reverse=True):
+            for scope in instances:
+                mine = variants[id(scope)]
+                more = set(wide) - set(mine)
+                if not mine or not more or not set(mine) <= set(wide):
+                    continue
+                live = self._live_calls(scope)
+                dead = [call.span for call in calls if id(call) not in live]
+                if all(any(d.start <= e.start and e.end <= d.end for d in dead) for e in more):
+                    variants[id(scope)] = wide
 
     def _copy(self, block: t.Block, edits: tuple[Edit, ...], name: str) -> str:
         renamed = Edit(block.name.span.start, block.name.span.end, name)

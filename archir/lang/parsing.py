@@ -185,29 +185,30 @@ class _Recovery:
                 self.tokens = list(_parser().lex(text))
             except UnexpectedCharacters as problem:
                 start = int(problem.pos_in_stream)  # type: ignore[call-overload]
-                end = self._bad_character(text, start)
+                end, instead = self._bad_character(text, start)
                 if len(self.found) >= MAX_ERRORS:
                     self.tokens = []
                     return
-                text = text[:start] + " " * (end - start) + text[end:]
+                text = text[:start] + instead.ljust(end - start)[: end - start] + text[end:]
             else:
                 return
 
-    def _bad_character(self, text: str, start: int) -> int:
-        """Report what is no token; returns where reading goes on."""
+    def _bad_character(self, text: str, start: int) -> tuple[int, str]:
+        """Report what is no token; returns where it ends and what to read in its place."""
         character = text[start]
         if character in "\"'`":
-            end = text.find("\n", start)
-            end = len(text) if end < 0 else end
+            line = text[start:].partition("\n")[0]
             if character == "'":
-                close = text.find("'", start + 1, end)
-                end = end if close < 0 else close + 1
+                length = line.find("'", 1) + 1 or len(line)
                 message, hint = "strings are written in double quotes", "use \" instead of '"
             else:
+                length = max(len(line.rstrip(" \t\r)]},")), 1)
                 what = "string" if character == '"' else "back-quoted name"
                 message, hint = f"the {what} is not closed", f"add the closing {character}"
-            self.found.append(Diagnostic("A003", message, Span(self.source, start, end), hint=hint))
-            return end
+            span = Span(self.source, start, start + length)
+            self.found.append(Diagnostic("A003", message, span, hint=hint))
+            closed = "`" if character == "`" else '"'
+            return start + length, closed * 2 if length > 1 else ""
         end = start + 1
         while end < len(text) and text[end] == character:
             end += 1
@@ -227,7 +228,7 @@ class _Recovery:
                 hint=hints.get(character, ""),
             )
         )
-        return end
+        return end, ""
 
     # -- reporting
 
@@ -315,10 +316,10 @@ class _Recovery:
         following = [str(t.type) for t in self.tokens[place + 1 : place + 4]]
         if kind in _ITEMS:
             return following[:1] == ["PATH"]
+        if kind in ("INPUT", "PARAM", "BUFFER"):
+            return following[:2] == ["PATH", "COLON"]
         if kind in _STATEMENTS or kind == "RBRACE":
             return True
-        if kind == "INPUT":
-            return following[:2] == ["PATH", "COLON"]
         binds = following[:1] == ["EQUAL"] or following == ["COMMA", "PATH", "EQUAL"]
         return kind == "PATH" and binds and (token.column or 1) <= margin and self._leads(token)
 

@@ -17,6 +17,7 @@ from archir.lang.regions import Kind, Plan, Unit
 from archir.lang.tree import KEYWORDS, is_name, write_path
 from archir.ops.record import OpSet
 
+MAX_SEGMENTS = 60
 _SYMBOLS = {"add": " + ", "mul": " * "}
 
 
@@ -29,7 +30,8 @@ def print_graph(graph: Graph, ops: OpSet) -> str:
         ArchirError: A910, the graph holds what the language cannot say.
     """
     reason = ""
-    for folded in (True, False):
+    plain_names = not any(_odd(node.name) for node in graph)
+    for folded in (True, False) if plain_names else (False,):
         try:
             plain = _Printer(graph, ops).run() if folded else print_flat(graph, ops)
             text = format_text(Source("<printed>", plain))
@@ -41,6 +43,11 @@ def print_graph(graph: Graph, ops: OpSet) -> str:
         if equal(graph, again):
             return text
     raise error("A910", f"the graph cannot be written as text: {reason}")
+
+
+def _odd(path: str) -> bool:
+    """Whether a path is none to fold by: an empty segment, or very many."""
+    return f".{path}.".find("..") >= 0 or path.count(".") > MAX_SEGMENTS
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ Site = t.Stage | t.Call | t.Chain | t.Literal | t.TensorStatement | t.InputState
 """The piece of syntax that makes a node, or a block's instance."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Group:
     """The nodes and instances that one evaluation of a statement makes."""
 
@@ -27,7 +27,7 @@ class Group:
     """Whether its unlabelled blocks are numbered even if there is only one."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Scope:
     """A region of paths: the arch, one of its bindings, or an instance of a block.
 
@@ -58,7 +58,7 @@ class Scope:
         return scope
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Draft:
     """A node before it has a name."""
 
@@ -104,9 +104,9 @@ class Origin:
     """
 
     span: Span
-    site: Site
-    statement: t.Statement
-    scope: Scope
+    site: Site = field(repr=False)
+    statement: t.Statement = field(repr=False)
+    scope: Scope = field(repr=False)
     label: str | None
     index: int | None
     default: bool
@@ -122,7 +122,7 @@ class Program:
     """A file, its graph, and the origin of every node by its path."""
 
     source: Source
-    document: t.Document
+    document: t.Document = field(repr=False)
     graph: Graph
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, Origin] = field(repr=False)
     params: Mapping[str, AttrValue]

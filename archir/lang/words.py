@@ -102,6 +102,8 @@ def arguments(op: Op, texts: Mapping[str, str]) -> list[str]:
         plain = attr.kind in POSITIONAL or (attr.kind is Kind.FLOAT and len(op.attrs) == 1)
         positional = positional and plain and index < MAX_POSITIONAL
         text = texts[attr.name]
+        if attr.kind in (Kind.PADDING, Kind.DTYPE):
+            text = text.strip('"')
         out.append(text if positional else f"{write_path(attr.name)} = {text}")
     return out
 

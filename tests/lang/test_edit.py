@@ -1,0 +1,165 @@
+"""A change of a graph is a small change of its text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import pytest
+
+from archir.ir.graph import Graph, Value
+from archir.ir.same import difference
+from archir.lang import Program, edit, format_text, print_graph
+from archir.ops import STANDARD
+
+from .graphs import build, deepen, example, rewire, widen
+
+Change = Callable[[Graph], Graph]
+
+
+def changed(program: Program, change: Change) -> tuple[str, list[str]]:
+    """The edited text and the lines that differ; the graph is checked."""
+    after = change(program.graph)
+    text = edit(program, after, STANDARD)
+    assert difference(build(text).graph, after) is None
+    lines = difflib.ndiff(program.source.text.splitlines(), text.splitlines())
+    return text, [line for line in lines if line[0] in "+-"]
+
+
+SECOND = ["stage2.0.conv2", "stage2.0.conv", "stage2.1.conv2", "stage2.2.conv2"]
+STAGE = ["stem.conv", "stage1.0.conv2", "stage1.1.conv2", "stage1.2.conv2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "most"),
+    [
+        ("resnet20", lambda g: widen(g, ["stage1.1.conv1"], 24), 9),
+        ("resnet20", lambda g: widen(g, STAGE, 24), 11),
+        ("resnet20", lambda g: widen(g, SECOND, 40), 9),
+        ("resnet20", lambda g: deepen(g, "stem.relu"), 5),
+        ("resnet20", lambda g: deepen(g, "stage2.0.relu1"), 11),
+        ("resnet20", lambda g: deepen(g, "stage2.1.relu2", norm=True), 10),
+        ("resnet50", lambda g: deepen(g, "stem.relu"), 2),
+        ("resnet50", lambda g: deepen(g, "layer2.1.relu3"), 13),
+        ("resnet50", lambda g: deepen(g, "layer1.0.relu2"), 14),
+        ("resnet50", lambda g: widen(g, ["layer3.2.conv1"], 300), 13),
+        ("vgg16_bn", lambda g: widen(g, ["stage2.0.conv"], 160), 2),
+        ("vgg16_bn", lambda g: widen(g, ["stage2.0.conv", "stage2.1.conv"], 160), 2),
+        ("vgg16_bn", lambda g: widen(g, ["hidden.1.fc"], 5000), 2),
+        ("vgg16_bn", lambda g: deepen(g, "stage5.2.relu"), 7),
+        ("nash_start", lambda g: deepen(g, "stage2.relu", norm=True), 6),
+        ("digits", lambda g: widen(g, ["fc1"], 48), 2),
+        ("digits", lambda g: deepen(deepen(g, "body.relu2"), "body.relu1"), 5),
+    ],
+)
+def test_the_difference_is_small(name: str, change: Change, most: int) -> None:
+    program = example(name)
+    text, lines = changed(program, change)
+    assert 0 < len(lines) <= most
+    assert all(line in text for line in program.source.text.splitlines() if line.startswith("#"))
+    assert format_text(build(text).source) == text
+
+
+@pytest.mark.parametrize("name", ["resnet20", "digits", "nash_start"])
+def test_every_relu_can_be_deepened_twice(name: str) -> None:
+    program = example(name)
+    plain = print_graph(program.graph, STANDARD)
+    for node in program.graph:
+        if node.op == "relu" and node.types[0].rank == 4:
+            text, _ = changed(program, lambda g, at=node.name: deepen(g, at))  # type: ignore[misc]
+            assert text != plain
+            changed(build(text), lambda g, at=node.name: deepen(g, at, norm=True))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "digits"])
+def test_any_value_can_be_followed_by_more(name: str) -> None:
+    program = example(name)
+    for node in program.graph:
+        if node.op in ("conv", "add", "input", "max_pool", "batch_norm"):
+            assert node.types[0].rank == 4
+            changed(program, lambda g, at=node.name: deepen(g, at))  # type: ignore[misc]
+
+
+def test_comments_stay() -> None:
+    program = build("""# head
+block b(width) {  # block
+    # own line
+    y = input |> c: conv(width, 3)  # trailing
+              # between
+              |> relu
+    output y
+}
+
+arch n {
+    input x: f32[N, 4, 8, 8]
+    y = x |> 3 * b(4)  # three
+    output y  # end
+}
+""")
+    text, _ = changed(program, lambda g: deepen(widen(g, ["y.2.c"], 9), "y.1.relu"))
+    for comment in ("head", "block", "own line", "trailing", "between", "three", "end"):
+        assert f"# {comment}\n" in text
+    assert "|> b(4) |> b_1(4) |> b(9)" in text
+
+
+def test_nested_blocks_are_copied_as_far_as_needed() -> None:
+    program = build("""block inner(w) {
+    output input |> c: conv(w, 3) |> relu
+}
+block outer(w) {
+    output input |> k: 2 * inner(w) |> d: conv(w)
+}
+arch n {
+    input x: f32[N, 4, 8, 8]
+    y = x |> 3 * outer(4)
+    output y
+}
+""")
+    text, lines = changed(program, lambda g: widen(g, ["y.1.k.0.c"], 7))
+    assert "k.0: inner(7) |> k.1: inner(w)" in text
+    assert "y = x |> outer(4) |> outer_1(4) |> outer(4)" in text
+    assert text.count("block inner") == 1
+    text, _ = changed(program, lambda g: deepen(g, "y.2.k.1.relu"))
+    assert text.count("block ") == 4
+    assert len(lines) <= 6
+
+
+def test_instances_that_change_alike_share_the_block() -> None:
+    program = example("resnet20")
+    relus = [n.name for n in program.graph if n.name.endswith("relu1")]
+
+    def change(graph: Graph) -> Graph:
+        for name in relus:
+            if name.startswith("stage1"):
+                graph = deepen(graph, name)
+        return graph
+
+    text, _ = changed(program, change)
+    assert text.count("block ") == 2
+    assert "3 * basic_1(16)" in text
+
+
+def test_a_stage_that_goes_takes_only_itself() -> None:
+    program = build(
+        "arch n {\n    input x: f32[N, 4]\n    y = x |> relu |> dropout |> relu\n    output y\n}\n"
+    )
+
+    def without(graph: Graph) -> Graph:
+        builder = graph.edit()
+        rewire(builder, Value("y.relu1"), Value("x"))
+        del builder.nodes["y.relu1"]
+        return builder.build()
+
+    text, _ = changed(program, without)
+    assert "y = x |> dropout |> relu2: relu\n" in text.replace("dropout: dropout", "dropout")
+
+
+def test_what_is_unchanged_stays_as_it_is() -> None:
+    program = build("arch n { input x : f32[ N,4 ]  output x|>relu }")
+    assert edit(program, program.graph, STANDARD) == program.source.text
+
+
+def test_a_text_that_was_not_formatted_stays_so() -> None:
+    program = build("arch n { input x : f32[ N,4 ]\n  y=x|>linear(5)|>relu\n output y }")
+    text, _ = changed(program, lambda g: widen(g, ["y.linear"], 9))
+    assert text == program.source.text.replace("linear(5)", "linear(9)")

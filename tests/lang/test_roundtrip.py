@@ -1,0 +1,153 @@
+"""Text and graph: neither loses anything on the way to the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from archir.diag import Source
+from archir.ir.graph import Graph
+from archir.ir.same import difference, equal
+from archir.lang import format_text, load, print_graph
+from archir.lang.flat import print_flat
+from archir.lang.tree import read_path, write_path
+from archir.ops import STANDARD
+
+from .graphs import EXAMPLES, build, example, networks
+
+FEW = settings(
+    max_examples=150, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+
+
+@FEW
+@given(networks())
+def test_a_graph_comes_back_from_its_text(graph: Graph) -> None:
+    text = print_graph(graph, STANDARD)
+    again = build(text).graph
+    assert difference(graph, again) is None
+    assert print_graph(again, STANDARD) == text
+
+
+@FEW
+@given(networks())
+def test_a_graph_comes_back_from_its_flat_text(graph: Graph) -> None:
+    assert difference(graph, build(print_flat(graph, STANDARD)).graph) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("resnet50", 30), ("resnet20", 25), ("vgg16_bn", 22), ("nash_start", 14), ("digits", 16)],
+)
+def test_examples_print_short(name: str, lines: int) -> None:
+    graph = example(name).graph
+    text = print_graph(graph, STANDARD)
+    assert equal(graph, build(text).graph)
+    assert print_graph(build(text).graph, STANDARD) == text
+    assert len(text.splitlines()) <= lines
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_formatted(path: Path) -> None:
+    source = Source(path.name, path.read_text())
+    assert format_text(source) == source.text
+
+
+COMMENTED = """# top
+
+# second
+version   1 # v
+
+
+# about b
+block b(x,  # why
+  y=2) { # head
+
+
+  # first
+  z = input|>relu   # t
+  zz = z|>relu
+  # mid
+
+  q = zz # one
+     # two
+     |> relu|> k:conv(3, # deep
+       3) # end
+
+  output (if y==2 and x>3
+     then q else z)
+  # last
+
+}
+# tail of b
+block c {} # c
+arch n { input x:f32[N,3,2 *3,6] output a = x|>relu  let w=[1,2,3, "a, # b"] # two
+output b =x|>b(1)
+}
+# eof"""
+
+
+def test_formatting_keeps_comments_and_is_idempotent() -> None:
+    once = format_text(Source("c.arch", COMMENTED))
+    assert format_text(Source("c.arch", once)) == once
+    comments = [
+        "top",
+        "second",
+        "v",
+        "why",
+        "head",
+        "first",
+        "t",
+        "mid",
+        "one",
+        "two",
+        "deep",
+        "end",
+        "last",
+        "c",
+        "eof",
+    ]
+    for comment in [*comments, "about b", "tail of b"]:
+        assert f"# {comment}\n" in once
+    assert "\n\n\n" not in once
+    assert "    zz = z     |> relu\n    # mid\n\n" in once
+    assert once.count('"a, # b"') == 1
+
+
+@FEW
+@given(networks())
+def test_formatting_never_changes_the_graph(graph: Graph) -> None:
+    text = print_flat(graph, STANDARD)
+    squeezed = text.replace("\n", " ").replace(" = ", "=")
+    formatted = format_text(Source("f.arch", squeezed))
+    assert equal(build(formatted).graph, graph)
+    assert format_text(Source("f.arch", formatted)) == formatted
+    assert max(map(len, formatted.splitlines())) <= 200
+
+
+def test_long_lists_wrap() -> None:
+    names = ", ".join(f'"class, {i}"' for i in range(100))
+    text = f"arch n {{ input x: f32[N, 3] output x preprocess {{ classes = [{names}] }} }}"
+    formatted = format_text(Source("f.arch", text))
+    assert max(map(len, formatted.splitlines())) <= 120
+    assert build(formatted).graph.meta == build(text).graph.meta
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "a.b.0", "input", "input.x", "0", "x-y.z", "a..b", "`", "\\", "\n", ""]
+)
+def test_any_path_can_be_written(path: str) -> None:
+    written = write_path(path)
+    assert read_path(written) == path
+    program = build(f"arch n {{ input x: f32[2] {written} = x |> relu output {written} }}")
+    assert path in program.graph
+    assert program.graph.outputs[0].value.node == path
+
+
+def test_parameters_of_an_arch_can_be_set() -> None:
+    path = EXAMPLES[0].parent / "resnet20.arch"
+    program = load(Source(path.name, path.read_text()), STANDARD, {"classes": 100})
+    assert program.graph.parameters["fc.weight"].type.shape == (100, 64)
