@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import json
 import os
 import sys
@@ -47,7 +48,8 @@ def command(
             path = context.command_path.partition(" ")[2] or name
             sys.exit(guarded(path, as_json, lambda: function(**options), context.obj))
 
-        run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n    {example}\n"
+        about = inspect.cleandoc(function.__doc__ or "")
+        run.__doc__ = f"{about}\n\n\b\nExample:\n    {example}\n"
         made = click.command(name)(run)
         for decorate in decorators:
             made = decorate(made)

@@ -99,7 +99,7 @@ def _content() -> tuple[dict[str, Any], list[str]]:
 
 
 def doctor() -> Report:
-    """Report what is installed, what the machine has, and what is wrong with it."""
+    """Report what is installed and what is wrong with it."""
     packages, problems = _packages()
     machine = _machine()
     content, more = _content()

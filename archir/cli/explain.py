@@ -22,7 +22,7 @@ def explain(
     param: tuple[str, ...],
     rule_files: tuple[str, ...],
 ) -> Report:
-    """Explain a diagnostic's code, or a rule at a site of a network.
+    """Explain a diagnostic's code, or a rule at a site.
 
     SUBJECT is a code such as A110, or a network's file together with --rule and --at. A class
     that a rule would change is listed member by member; what blocks it is named.

@@ -43,23 +43,26 @@ class Verbs(click.Group):
             raise click.UsageError(f"{failure.message} Did you mean '{close[0]}'?", ctx) from None
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+HELP = """A compiler for neural architectures.
+
+A network is a program in a .arch file. archir checks it, trains it, rewrites it by rules
+that are proved to keep what it computes, and exports it to ONNX.
+
+\b
+Start with:
+    archir tour                    the whole way, on real images, in a minute
+    archir new resnet20            a network to begin from
+    archir check resnet20.arch     parse, infer shapes, report cost
+
+Exit status: 0 done; 1 the check failed (not equal, refuted, does not apply); 2 the input
+file or the usage is wrong; 3 not supported; 130 interrupted.
+"""
+
+
+@click.group(cls=Verbs, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="archir")
 def group() -> None:
-    r"""A compiler for neural architectures.
-
-    A network is a program in a .arch file. archir checks it, trains it, rewrites it by rules
-    that are proved to keep what it computes, and exports it to ONNX.
-
-    \b
-    Start with:
-        archir tour                    the whole way, on real images, in a minute
-        archir new resnet20            a network to begin from
-        archir check resnet20.arch     parse, infer shapes, report cost
-
-    Exit status: 0 done; 1 the check failed (not equal, refuted, does not apply); 2 the input
-    file or the usage is wrong; 3 not supported; 130 interrupted.
-    """
+    """All commands."""
 
 
 def run(words: list[str]) -> int:
@@ -69,7 +72,7 @@ def run(words: list[str]) -> int:
     except click.ClickException as failure:
         context = getattr(failure, "ctx", None)
         path = context.command_path if context is not None else "archir"
-        return misused(path.partition(" ")[2], "--json" in words, failure)
+        return misused(path.partition(" ")[2] or path, "--json" in words, failure)
     except (KeyboardInterrupt, click.Abort):
         return interrupted()
     except SystemExit as end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -28,15 +29,17 @@ def templates() -> dict[str, str]:
 
 
 def _about(text: str) -> str:
-    """The beginning of a network's first comment."""
+    """What a network's first comment says before it comes to its source."""
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith("#")), len(lines))
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines[start:])
-    return shorten(" ".join(line.lstrip("# ") for line in comment), 88, placeholder=" ...")
+    words = " ".join(line.lstrip("# ") for line in comment)
+    words = re.sub(r"^\S+\.arch: ", "", words)
+    return shorten(re.split(r"[;:] |\. (?=[A-Z])", words)[0], 80, placeholder=" ...")
 
 
 def new(template: str | None, output: str | None, force: bool) -> Report:
-    """Write one of archir's own networks to a file; without TEMPLATE, list them."""
+    """Write one of archir's own networks to a file, or list them."""
     known = templates()
     if template is None:
         text = options.table(("template", ""), [(n, _about(t)) for n, t in known.items()])

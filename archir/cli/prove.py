@@ -21,11 +21,11 @@ BUILTIN = "archir"
 
 
 def prove(names: tuple[str, ...], *, cache: bool, write: bool, seconds: float) -> Report:
-    """Prove rules: of the library by name, or of .rule files; all of the library without names.
+    """Prove rules of the library, or those of .rule files.
 
-    Proved: for every size, from the axioms. Tested: equal on so many small networks, in exact
-    arithmetic. Refuted: a small network shows it. The rules that archir ships carry their
-    verdicts; --no-cache proves them again, which needs egglog.
+    Without names, all of the library. Proved: for every size, from the axioms. Tested: equal on
+    so many small networks, in exact arithmetic. Refuted: a small network shows it. The rules that
+    archir ships carry their verdicts; --no-cache proves them again, which needs egglog.
     """
     ops = installed_ops()
     verdicts = [

@@ -27,7 +27,7 @@ def attrs_text(node: Node, graph: Graph, ops: OpSet) -> str:
 
 
 def show(file: str, param: tuple[str, ...]) -> Report:
-    """Print the layers of a network: path, operator, shape, parameters, MACs."""
+    """Print the layers of a network with their shapes and costs."""
     program = options.program(file, param)
     graph, ops = program.graph, installed_ops()
     total = cost(graph, ops)

@@ -59,8 +59,9 @@ class _Guide:
 
 
 def tour(output: str, epochs: int) -> Report:
-    """Check, train, rewrite, evaluate, train on, export: on the digits that scikit-learn has.
+    """Go the whole way on real images, in a minute.
 
+    Check, train, rewrite, evaluate, train on, export: on the digits that scikit-learn carries.
     No GPU and no download. Every command is printed as you would type it, and its files stay in
     the run folder.
     """

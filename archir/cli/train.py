@@ -76,10 +76,11 @@ def train(
     weights: str | None,
     init: int | None,
 ) -> Report:
-    """Train a network by SGD with Nesterov momentum and a cosine schedule.
+    """Train a network to classify images.
 
-    Starts from FILE's weights, or from initial ones (of --init, else of --seed) where it has
-    none. Writes the network again as OUTPUT with its trained weights and its certificate.
+    SGD with Nesterov momentum and a cosine schedule. Starts from FILE's weights, or from initial
+    ones (of --init, else of --seed) where it has none. Writes the network again as OUTPUT with
+    its trained weights and its certificate.
     """
     from archir.api import check_output
     from archir.train.data import load_data

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
-from archir.diag import CHECK_FAILED
+from archir.diag import CHECK_FAILED, ArchirError
+
+if TYPE_CHECKING:
+    from archir.proof.replay import Finding
 
 
 def verify(file: str, weights: str | None) -> Report:
-    """Check a network against its certificate and replay what can be replayed.
+    """Check a network's certificate and replay its steps.
 
     Text, graph, names and weights are compared by hash; initialisations and rewrites are done
     again and must come out bit for bit; training is attested by hashes and reported as that.
     """
-    from archir.api import certificate_path, load
+    from archir.api import certificate_path, load, weights_path
     from archir.proof.certificate import read_certificate
+    from archir.proof.replay import Finding
+    from archir.weights.store import is_untouched
 
     read_certificate(certificate_path(Path(file)))
-    network = load(file, weights=weights, unchecked=True)
+    try:
+        network = load(file, weights=weights, unchecked=True)
+    except ArchirError as failure:
+        if not Path(file).is_file():
+            raise
+        found = "; ".join(d.message for d in failure.diagnostics[:3])
+        return _report(file, [Finding("network", "reading", holds=False, detail=found)])
     with options.spinner("verifying") as report:
         findings = network.verify(report)
+    if network.weights is not None and weights is None:
+        fine = is_untouched(weights_path(Path(file)))
+        findings.append(Finding("header of the weights", "hash", holds=fine))
+    return _report(file, findings)
+
+
+def _report(file: str, findings: Sequence[Finding]) -> Report:
     rows = [("ok" if f.holds else "FAILED", f.subject, f.how, f.detail) for f in findings]
     good = all(f.holds for f in findings)
     text = options.table(("", "what", "by", ""), rows)

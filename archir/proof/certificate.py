@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -159,19 +160,32 @@ def read_certificate(path: Path) -> Certificate:
 
 def _step(raw: Mapping[str, Any]) -> Step:
     facts = {k: v for k, v in raw.items() if k not in ("kind", "before", "after", "digest")}
-    before = None if raw["before"] is None else State(**raw["before"])
-    return Step(str(raw["kind"]), before, State(**raw["after"]), facts, str(raw["digest"]))
+    before = None if raw["before"] is None else _state(raw["before"])
+    return Step(str(raw["kind"]), before, _state(raw["after"]), facts, _hash(raw["digest"]))
+
+
+def _state(raw: Mapping[str, Any]) -> State:
+    weights = raw["weights"]
+    own = None if weights is None else _hash(weights)
+    return State(_hash(raw["text"]), _hash(raw["graph"]), own)
+
+
+def _hash(raw: object) -> str:
+    """A hash; it names files of the lineage, so that nothing else may stand there."""
+    if isinstance(raw, str) and re.fullmatch("[0-9a-f]{64}", raw):
+        return raw
+    raise ValueError(f"{str(raw)[:80]!r} is no sha256")
 
 
 def broken_link(certificate: Certificate) -> str | None:
-    """What is wrong with the chain itself, if anything: a digest, or a state that does not follow."""
+    """What is wrong with the chain itself, if anything: a digest, a state that does not follow."""
     last, state = "", None
     for number, step in enumerate(certificate.steps, 1):
         if step.kind not in REPLAYED + ATTESTED:
             return f"step {number} is of the unknown kind {step.kind!r}"
         if _digest(last, step) != step.digest:
             return f"step {number} ({step.kind}) does not match its digest"
-        if number > 1 and step.before != state:
-            return f"step {number} ({step.kind}) does not start where step {number - 1} ended"
+        if step.before != state:
+            return f"step {number} ({step.kind}) does not start where the one before it ended"
         last, state = step.digest, step.after
     return None if certificate.steps else "the certificate has no steps"

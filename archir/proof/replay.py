@@ -21,7 +21,7 @@ from archir.proof.certificate import (
     broken_link,
     state_of,
 )
-from archir.proof.lineage import Lineage
+from archir.proof.lineage import Lineage, needed
 from archir.proof.prove import shipped_verdict
 from archir.proof.uses import check_facts, check_plan, decode
 from archir.rewrite.plan import apply_terms
@@ -30,6 +30,12 @@ from archir.rewrite.sites import Planner
 from archir.weights.init import init_weights
 from archir.weights.store import check_weights
 from archir.weights.terms import Statistic
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of facts that no archir wrote."""
+
+SHOWN = 3
+"""How many uses of a step its name lists."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ def verify(
     if not findings[0].holds and not certificate.steps:
         return findings
     findings += _files(certificate, program, weights)
+    findings += _texts(certificate, lineage)
     moment: _Moment | None = None
     for number, step in enumerate(certificate.steps, 1):
         progress(f"step {number}: {step.kind}")
@@ -80,7 +87,7 @@ def verify(
             found, moment = _step(number, step, moment, end, lineage, certificate, ops)
         except ArchirError as failure:
             found, moment = [_wrong(_name(number, step), _text(failure))], None
-        except (KeyError, TypeError, ValueError, AttributeError) as reason:
+        except MALFORMED as reason:
             detail = f"the step is malformed: {type(reason).__name__} {reason}"
             found, moment = [_wrong(_name(number, step), detail)], None
         findings += found
@@ -95,9 +102,10 @@ def _name(number: int, step: Step) -> str:
     uses = step.facts.get("uses")
     what = ""
     if isinstance(uses, list):
-        what = " " + ", ".join(
-            f"{u.get('rule')}@{u.get('site')}" for u in uses if isinstance(u, dict)
-        )
+        names = [f"{u.get('rule')}@{u.get('site')}" for u in uses if isinstance(u, dict)]
+        what = " " + ", ".join(names[:SHOWN])
+        if len(names) > SHOWN:
+            what += f" and {len(names) - SHOWN} more"
     return f"step {number}: {step.kind}{what}"
 
 
@@ -146,6 +154,21 @@ def _files(
         detail = "" if a == b else f"{_short(a)} found, {_short(b)} certified"
         found.append(Finding(subject, "hash", holds=a == b, detail=detail))
     return found
+
+
+def _texts(certificate: Certificate, lineage: Lineage) -> list[Finding]:
+    """The texts of all earlier states; replaying reads some of them only."""
+    texts, _ = needed(certificate)
+    wrong = ""
+    for digest in texts:
+        try:
+            lineage.text(digest)
+        except ArchirError as failure:
+            wrong = wrong or _text(failure)
+    if not texts:
+        return []
+    detail = wrong or f"{len(texts)} earlier texts"
+    return [Finding("lineage", "hash", holds=not wrong, detail=detail)]
 
 
 def _short(digest: str | None) -> str:

@@ -79,6 +79,15 @@ def load_metadata(path: str | Path) -> dict[str, str]:
     return _read(Path(path), tensors=False)[1]
 
 
+def is_untouched(path: str | Path) -> bool:
+    """Whether the header of a whole file says what :func:`save_weights` writes, to the letter.
+
+    The tensors are no part of the question: they have hashes of their own.
+    """
+    with safe_open(path, framework="np") as file:
+        return bool(file.metadata() == {_KEY: json.dumps({"version": FORMAT}, sort_keys=True)})
+
+
 def _read(path: Path, *, tensors: bool = True) -> tuple[Weights, dict[str, str]]:
     head = b""
     try:
