@@ -11,8 +11,9 @@ from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import OpSet
-from archir.rewrite.expressions import Scope, evaluate, holds, plain, text_of
+from archir.rewrite.expressions import Result, Scope, evaluate, holds, is_term, plain, text_of
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
+from archir.weights.terms import IndexMap
 
 
 @dataclass(frozen=True)
@@ -173,15 +174,17 @@ class Matcher:
                 self._fail(
                     state,
                     node.name,
-                    f"its {name} is {_show(actual)}, the rule wants {_show(wanted)}",
+                    f"its {name} is {_show(actual)}, the rule wants {_show(plain(wanted))}",
                 )
                 return False
         return True
 
-    def _normal(self, node: Node, name: str, value: object) -> AttrValue:
+    def _normal(self, node: Node, name: str, value: Result) -> AttrValue:
+        if is_term(value) or isinstance(value, IndexMap):
+            return None
         types = tuple(self.graph.type_of(v) for v in node.inputs)
         try:
-            return bind_attrs(self.ops[node.op], {**node.attrs, name: value}, types)[name]  # type: ignore[dict-item]
+            return bind_attrs(self.ops[node.op], {**node.attrs, name: value}, types)[name]
         except OpError:
             return None
 

@@ -283,12 +283,11 @@ class _RuleReader:
                     weights[statement.targets[0].text] = statement.value
         if not match.nodes:
             self.complain("A202", "the rule matches nothing", label.span)
-        inner = {n.name for n in match.nodes[:-1]}
-        for name in match.bindings:
-            if name not in replacement.bindings and name not in inner:
-                self.complain(
-                    "A206", f"`{name}` is matched but not defined by the right side", label.span
-                )
+        root = match.nodes[-1].name if match.nodes else ""
+        last = [name for name, o in match.bindings.items() if root and o.node == root]
+        if last and not any(name in replacement.bindings for name in last):
+            text = f"`{last[0]}` is matched but not defined by the right side"
+            self.complain("A206", text, label.span)
         return Rewriting(match, replacement, tuple(lets), tuple(weights.items()))
 
     def _side(self, clause: Tree[Token]) -> Pattern:
