@@ -112,11 +112,17 @@ def _decide(plan: Plan, ops: OpSet, mode: Mode, trial: Trial) -> ExactCheck:
             return check
     wrong = check.mismatch
     assert wrong is not None
+    hint = f"`archir prove {plan.rule.name}` looks for a small counterexample"
+    if ordered and check.field != "rational":
+        hint = (
+            f"{ordered[0]} depends on an order, which a field does not have, and there are too many "
+            f"numbers here for fractions; {hint} on small ones"
+        )
     raise error(
         "A401",
         f"`{plan.rule.name}` at {plan.site} changes the function in {mode} mode: "
         f"{wrong.value} differs in {wrong.count} of {wrong.total} entries "
         f"(first at {list(wrong.index)}, in {check.field})",
         node=wrong.value,
-        hint=f"`archir prove {plan.rule.name}` looks for a small counterexample",
+        hint=hint,
     )

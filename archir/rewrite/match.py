@@ -11,9 +11,9 @@ from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import OpSet
-from archir.rewrite.expressions import Result, Scope, evaluate, holds, is_term, plain, text_of
+from archir.rewrite.expressions import Result, Scope, evaluate, holds, plain, text_of
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
-from archir.weights.terms import IndexMap
+from archir.weights.terms import Apply, IndexMap, Ref, Statistic
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Matcher:
         return True
 
     def _normal(self, node: Node, name: str, value: Result) -> AttrValue:
-        if is_term(value) or isinstance(value, IndexMap):
+        if isinstance(value, Ref | Statistic | Apply | IndexMap):
             return None
         types = tuple(self.graph.type_of(v) for v in node.inputs)
         try:

@@ -378,3 +378,15 @@ def test_wrong_weights(weight: str, code: str, says: str) -> None:
     assert found.diagnostics[0].code == code
     assert says in found.diagnostics[0].message
     assert found.status == 2
+
+
+def test_what_is_too_large_for_fractions_says_so() -> None:
+    commute = rule("""rule commute() {
+        match   { y = x |> relu |> max_pool(k, padding = 0) }
+        replace { y = x |> max_pool(k, padding = 0) |> relu }
+    }""")
+    graph = net("input x: f32[N, 3, 99, 99]\na = x |> relu\nend = a |> max_pool(2)" + HEAD)
+    with pytest.raises(ArchirError) as caught:
+        check_plan(plan(graph, commute, "end"), STANDARD)
+    hint = caught.value.diagnostics[0].hint
+    assert "end depends on an order, which a field does not have" in hint
