@@ -115,8 +115,8 @@ def _decide(plan: Plan, ops: OpSet, mode: Mode, trial: Trial) -> ExactCheck:
     hint = f"`archir prove {plan.rule.name}` looks for a small counterexample"
     if ordered and check.field != "rational":
         hint = (
-            f"{ordered[0]} depends on an order, which a field does not have, and there are too many "
-            f"numbers here for fractions; {hint} on small ones"
+            f"{ordered[0]} depends on an order, which a field does not have, and there are "
+            f"too many numbers here for fractions; {hint}"
         )
     raise error(
         "A401",

@@ -385,7 +385,7 @@ def test_what_is_too_large_for_fractions_says_so() -> None:
         match   { y = x |> relu |> max_pool(k, padding = 0) }
         replace { y = x |> max_pool(k, padding = 0) |> relu }
     }""")
-    graph = net("input x: f32[N, 3, 99, 99]\na = x |> relu\nend = a |> max_pool(2)" + HEAD)
+    graph = net("input x: f32[N, 3, 199, 199]\na = x |> relu\nend = a |> max_pool(2)" + HEAD)
     with pytest.raises(ArchirError) as caught:
         check_plan(plan(graph, commute, "end"), STANDARD)
     hint = caught.value.diagnostics[0].hint
