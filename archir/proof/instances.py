@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from archir.diag import ArchirError
-from archir.ir.graph import Graph, Value
+from archir.ir.graph import Graph
 from archir.ir.types import AttrValue
 from archir.lang import print_graph
 from archir.ops.arithmetic import Array, Rational
@@ -238,24 +238,3 @@ def _shape_and_cost(plan: Plan, rule: Rule, ops: OpSet) -> Counterexample | Lite
             mismatch = Mismatch(claim, (), 1, 1, str(one), str(two))
             return _counterexample(plan, ops, "shape", mismatch, {})
     return True
-
-
-def concrete_values(
-    found: Instance, ops: OpSet, rng: np.random.Generator, draw: Any
-) -> dict[str, Any]:
-    """Values for the variables of a pattern rule's goals, from one of its instances."""
-    plan = found.plan
-    values: dict[str, Any] = dict(plan.arguments)
-    for node in plan.before:
-        values.update({f"{node.name}.{name}": value for name, value in node.attrs.items()})
-        for role, path in node.params.items():
-            shape = tuple(
-                int(n) for n in plan.before.parameters[path].type.shape if isinstance(n, int)
-            )
-            values[f"{node.name}.{role}"] = draw(shape)
-    for name in plan.before.inputs:
-        shape = tuple(
-            n if isinstance(n, int) else 2 for n in plan.before.type_of(Value(name)).shape
-        )
-        values[f"tensor {name.removesuffix('_in')}"] = values[f"tensor {name}"] = draw(shape)
-    return values

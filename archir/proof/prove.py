@@ -2,8 +2,8 @@
 
 A rule that keeps the function is translated into goals (or, over a class, into lemmas), which
 equality saturation tries to prove from the axioms; every term of a proof's e-classes is
-evaluated in GF(p). Proved or not, the rule is then tried on small networks in exact fractions:
-a proof that a network contradicts is an error of archir, not a verdict.
+evaluated in GF(p). Before that the rule is tried on a few small networks in exact fractions,
+and, where no proof is found, on more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from archir.ops.arithmetic import Residues
 from archir.ops.record import Mode, OpSet
 from archir.proof.audit import audit_terms, draw
 from archir.proof.axioms import Axioms, installed_axioms
-from archir.proof.instances import concrete_values, instances, try_rule
+from archir.proof.faithful import untrue, valuation
+from archir.proof.instances import Aspect, Trials, instances, try_rule
 from archir.proof.lemmas import Lemma, audit_values, lemmas
 from archir.proof.saturation import Budget, Proof, available, missing, prove_goals, version
 from archir.proof.symbols import UnspokenError
@@ -27,10 +29,11 @@ from archir.proof.terms import Goal, variables
 from archir.proof.translate import goals
 from archir.proof.verdict import ModeVerdict, Verdict, shipped
 from archir.rewrite.rule import Reshaping, Rule
-from archir.weights.terms import statistics
 
 TESTED = 24
 """On how many small networks a rule is tried that is not proved."""
+AUDITED = 4
+"""On how many small networks the terms of a proof are evaluated."""
 CONFIRMED = 8
 """On how many one that is."""
 
@@ -63,14 +66,10 @@ def prove(
     found: list[ModeVerdict] = []
     for mode in rule.contract.function:
         start = time.perf_counter()
-        try:
-            proofs, reason = saturated(rule, ops, axioms, mode, limits, minimal=minimal)
-        except UnspokenError as failure:
-            proofs, reason = [], str(failure)
-        made = _judged(rule, ops, axioms, mode, proofs, reason, tests)
+        made = _mode(rule, ops, axioms, mode, limits, tests, minimal=minimal)
         found.append(replace(made, seconds=time.perf_counter() - start))
     if rule.contract.shape:
-        found.append(_claims(rule, ops, tests))
+        found.append(_without_proof(rule, ops, "shape", tests, ""))
     over_class = isinstance(rule.body, Reshaping)
     return Verdict(
         rule.name,
@@ -87,10 +86,10 @@ def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
     found: list[ModeVerdict] = []
     for mode in rule.contract.function:
         start = time.perf_counter()
-        made = _judged(rule, ops, Axioms(()), mode, [], "no proof was looked for", count)
+        made = _without_proof(rule, ops, mode, count, "no proof was looked for")
         found.append(replace(made, seconds=time.perf_counter() - start))
     if rule.contract.shape:
-        found.append(_claims(rule, ops, count))
+        found.append(_without_proof(rule, ops, "shape", count, ""))
     return Verdict(rule.name, rule.hash, "", (), "", tuple(found))
 
 
@@ -112,38 +111,27 @@ def verdict_for(rule: Rule, ops: OpSet) -> Verdict:
     return tried(rule, ops)
 
 
-def _judged(
+def _mode(
     rule: Rule,
     ops: OpSet,
     axioms: Axioms,
     mode: Mode,
-    proofs: Sequence[Proof],
-    reason: str,
+    budget: Budget,
     tests: int,
+    *,
+    minimal: bool,
 ) -> ModeVerdict:
-    """The verdict in a mode, after what saturation found and what small networks say."""
-    proved = bool(proofs) and not reason
-    trials = try_rule(rule, ops, mode, CONFIRMED if proved else tests)
-    misfits = tuple(dict.fromkeys(trials.misfits))[:3]
-    if trials.counterexample is not None:
-        if proved:
-            raise error(
-                "A415",
-                f"`{rule.name}` is proved in {mode}, and a network refutes it:\n"
-                f"{trials.counterexample.text()}",
-            )
-        against = trials.counterexample
-        return ModeVerdict(
-            mode, "refuted", instances=trials.equal, misfits=misfits, counterexample=against
-        )
-    if not trials.equal:
-        if misfits:
-            reason = f"where the left side matches, the right side never fits: {misfits[0]}"
-            return ModeVerdict(mode, "refuted", reason=reason, misfits=misfits)
-        none = "no small network could be made on which to try it"
-        return ModeVerdict(mode, "unknown", reason=f"{reason}; {none}" if reason else none)
-    if not proved:
-        return ModeVerdict(mode, "tested", instances=trials.equal, reason=reason, misfits=misfits)
+    """First a few small networks, which refute most wrong rules at once; then a proof."""
+    trials = try_rule(rule, ops, mode, CONFIRMED)
+    refuted = _refuted(mode, trials)
+    if refuted is not None:
+        return refuted
+    try:
+        proofs, reason = saturated(rule, ops, axioms, mode, budget, minimal=minimal)
+    except UnspokenError as failure:
+        proofs, reason = [], str(failure)
+    if reason or not proofs:
+        return _without_proof(rule, ops, mode, tests, reason)
     used = tuple(dict.fromkeys(a for p in proofs for a in p.axioms))
     order = [a.name for a in axioms.axioms]
     named = tuple(f"{p.goal}: {', '.join(p.axioms)}" for p in proofs)
@@ -153,8 +141,39 @@ def _judged(
         tuple(sorted(used, key=order.index)),
         named if isinstance(rule.body, Reshaping) else (),
         trials.equal,
-        misfits=misfits,
+        misfits=_some(trials),
     )
+
+
+def _some(trials: Trials) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(trials.misfits))[:3]
+
+
+def _refuted(mode: Aspect, trials: Trials) -> ModeVerdict | None:
+    """The verdict of trials that break the contract, or in which the right side never fits."""
+    misfits = _some(trials)
+    if trials.counterexample is not None:
+        against = trials.counterexample
+        return ModeVerdict(
+            mode, "refuted", instances=trials.equal, misfits=misfits, counterexample=against
+        )
+    if misfits and not trials.equal:
+        reason = f"where the left side matches, the right side never fits: {misfits[0]}"
+        return ModeVerdict(mode, "refuted", reason=reason, misfits=misfits)
+    return None
+
+
+def _without_proof(rule: Rule, ops: OpSet, mode: Aspect, tests: int, reason: str) -> ModeVerdict:
+    """The verdict that small networks alone give."""
+    trials = try_rule(rule, ops, mode, tests)
+    refuted = _refuted(mode, trials)
+    if refuted is not None:
+        return refuted
+    if trials.equal:
+        misfits = _some(trials)
+        return ModeVerdict(mode, "tested", instances=trials.equal, reason=reason, misfits=misfits)
+    none = "no small network could be made on which to try it"
+    return ModeVerdict(mode, "unknown", reason=f"{reason}; {none}" if reason else none)
 
 
 def saturated(
@@ -208,37 +227,18 @@ def _audit_lemmas(
 def _audit_goals(
     rule: Rule, wanted: Sequence[Goal], answers: dict[str, Proof], ops: OpSet, mode: Mode
 ) -> None:
-    found = next(instances(rule, ops, []), None)
-    if found is None:
-        return
-    k = Residues()
-    rng = np.random.Generator(np.random.PCG64(7))
-    values = concrete_values(found, ops, rng, lambda shape: draw(k, rng, shape))
+    """The merged terms have one value, and the sides of the goals are those of the networks."""
     free = {name for goal in wanted for side in (goal.left, goal.right) for name in variables(side)}
-    for term in found.plan.terms.values():
-        for statistic in statistics(term):
-            for name in sorted(free):
-                if name.startswith(f"{statistic.kind}("):
-                    values.setdefault(name, draw(k, rng, (statistic.channels,)))
-    for goal in wanted:
-        proof = answers.get(goal.name)
-        if proof is not None and proof.proved:
-            audit_terms(goal.name, [goal.left, goal.right, *proof.members], ops, mode, values)
-
-
-def _claims(rule: Rule, ops: OpSet, tests: int) -> ModeVerdict:
-    """Shape and cost claims are judged on instances."""
-    start = time.perf_counter()
-    trials = try_rule(rule, ops, "shape", tests)
-    seconds = time.perf_counter() - start
-    misfits = tuple(dict.fromkeys(trials.misfits))[:3]
-    if trials.counterexample is not None:
-        against = trials.counterexample
-        return ModeVerdict("shape", "refuted", (), (), trials.equal, seconds, "", misfits, against)
-    if trials.equal:
-        return ModeVerdict("shape", "tested", (), (), trials.equal, seconds, "", misfits)
-    if misfits:
-        reason = f"where the left side matches, the right side never fits: {misfits[0]}"
-        return ModeVerdict("shape", "refuted", seconds=seconds, reason=reason, misfits=misfits)
-    reason = "no small network could be made on which to try it"
-    return ModeVerdict("shape", "unknown", seconds=seconds, reason=reason)
+    for found in islice(instances(rule, ops, []), AUDITED):
+        values, measured = valuation(found, free)
+        for goal in wanted:
+            proof = answers.get(goal.name)
+            if proof is not None and proof.proved:
+                terms = [goal.left, goal.right, *proof.members]
+                audit_terms(goal.name, terms, ops, mode, values)
+        try:
+            wrong = untrue(found, wanted, values, measured, ops, mode)
+        except ZeroDivisionError:
+            continue  # outside what the operators are defined on
+        if wrong is not None:
+            raise error("A415", f"the goals of `{rule.name}` do not say what it does to `{wrong}`")

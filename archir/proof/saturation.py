@@ -240,7 +240,10 @@ def _relation(name: str) -> str:
 
 
 def _spelled(constant: Constant) -> str:
-    return repr(constant.value)
+    value = constant.value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 0 and 0.0 are one number
+    return repr(value)
 
 
 def ground_facts(goal: Goal) -> list[Fact]:

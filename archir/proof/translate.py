@@ -182,7 +182,7 @@ class _Translation:
         operands = tuple(self._operand(o, self.left) for o in node.operands)
         rank = self.ranks.get(operands[0]) if operands else None
         attrs: dict[str, Formula] = {}
-        for attr in op.attrs:
+        for attr in _ordered(op):
             stated = node.attrs.get(attr.name) or self.known.get(f"{node.name}.{attr.name}")
             attrs[attr.name] = self._matched(node, attr, stated, operands, rank, attrs)
             if attr.kind is Kind.FLOAT:
@@ -311,7 +311,7 @@ class _Translation:
         own = self.left.uses.get(node.name)
         old = own if own is not None and own.node.op == node.op else None
         attrs: dict[str, Formula] = {}
-        for attr in op.attrs:
+        for attr in _ordered(op):
             stated = node.attrs.get(attr.name)
             if stated is not None:
                 value = self.symbols.term(stated)
@@ -420,6 +420,11 @@ def _spatials(side: _Side) -> Iterator[Application]:
         for value in held.attrs.values():
             if isinstance(value, Application) and value.head == "spatial":
                 yield value
+
+
+def _ordered(op: Op) -> list[Attr]:
+    """The attributes, paddings last: `same` depends on the others."""
+    return sorted(op.attrs, key=lambda a: a.kind is Kind.PADDING)
 
 
 def _keeps_rank(op: Op) -> bool:

@@ -1,0 +1,31 @@
+"""What the tests of the prover share."""
+
+from __future__ import annotations
+
+import pytest
+
+from archir.diag import Source
+from archir.ops import STANDARD
+from archir.proof.axioms import Axioms, installed_axioms
+from archir.rewrite.library import Library, installed
+from archir.rewrite.rule import Rule
+from archir.rewrite.rulefile import parse_rules
+
+
+@pytest.fixture(scope="session")
+def axioms() -> Axioms:
+    return installed_axioms()
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    return installed(STANDARD)
+
+
+@pytest.fixture(scope="session")
+def read():
+    def one(text: str) -> Rule:
+        (rule,) = parse_rules(Source("test.rule", text), STANDARD)
+        return rule
+
+    return one

@@ -1,0 +1,134 @@
+"""Wrong variants of the shipped rules: each is refuted, or refused when it is read or planned."""
+
+from __future__ import annotations
+
+import pytest
+
+from archir.diag import ArchirError, Source
+from archir.ops import STANDARD
+from archir.proof.prove import prove, saturated
+from archir.proof.saturation import Budget
+from archir.proof.symbols import UnspokenError
+from archir.rewrite.rule import Rule
+from archir.rewrite.rulefile import parse_rules
+
+IDENTITY = "identity(channels(x), kernel, kernel)"
+MUTANTS = {
+    "deepen": {
+        "zeros for the identity": (IDENTITY, "zeros(channels(x), channels(x), kernel, kernel)"),
+        "ones for the identity": (IDENTITY, "ones(channels(x), channels(x), kernel, kernel)"),
+        "twice the identity": (IDENTITY, f"2 * {IDENTITY}"),
+        "a bias of one": ("zeros(channels(x))", "ones(channels(x))"),
+        "no ReLU at all": (
+            "y = relu(x) |> new: conv(channels(x), kernel) |> relu",
+            "y = x |> new: conv(channels(x), kernel)",
+        ),
+        "a stride": ("conv(channels(x), kernel)", "conv(channels(x), kernel, stride = 2)"),
+        "no padding": ("conv(channels(x), kernel)", "conv(channels(x), kernel, padding = 0)"),
+        "any kernel": ("kernel: odd", "kernel: int"),
+        "no guard of the rank": ("where rank(x) == 4", ""),
+        "the wrong rank": ("rank(x) == 4", "rank(x) == 3"),
+        "a kernel of one tap": (IDENTITY, "identity(channels(x), 1, 1)"),
+        "a group for each channel": (
+            "conv(channels(x), kernel)",
+            "conv(channels(x), kernel, groups = channels(x))",
+        ),
+        "another operator": ("|> relu", "|> softmax"),
+        "no bias given": ("new.bias   = zeros(channels(x))", ""),
+        "twice as many channels": ("conv(channels(x), kernel)", "conv(2 * channels(x), kernel)"),
+    },
+    "deepen.batch_norm": {
+        "no square root": ("sqrt(v + new_bn.eps)", "v + new_bn.eps"),
+        "no epsilon": ("sqrt(v + new_bn.eps)", "sqrt(v)"),
+        "another epsilon": ("sqrt(v + new_bn.eps)", "sqrt(v + 0.1)"),
+        "a scale of one": ("sqrt(v + new_bn.eps)", "ones(channels(x))"),
+        "the inverse scale": ("sqrt(v + new_bn.eps)", "1 / sqrt(v + new_bn.eps)"),
+        "no shift": ("new_bn.bias            = m", "new_bn.bias = zeros(channels(x))"),
+        "the variance as shift": ("new_bn.bias            = m", "new_bn.bias = v"),
+        "a running mean of zero": (
+            "new_bn.running_mean    = m",
+            "new_bn.running_mean = zeros(channels(x))",
+        ),
+        "the wrong running mean": ("new_bn.running_mean    = m", "new_bn.running_mean = v"),
+        "a running variance of one": (
+            "new_bn.running_var     = v",
+            "new_bn.running_var = ones(channels(x))",
+        ),
+        "zeros for the identity": (IDENTITY, "zeros(channels(x), channels(x), kernel, kernel)"),
+        "a promise for training": ("function in eval", "function in eval, train"),
+        "a forgotten vector": ("new_bn.running_mean    = m", ""),
+    },
+    "widen": {
+        "no division": ("consume take(g) / count(g)", "consume take(g)"),
+        "a product for the quotient": ("take(g) / count(g)", "take(g) * count(g)"),
+        "divided twice": ("take(g) / count(g)", "take(g) / count(g) / count(g)"),
+        "halved": ("take(g) / count(g)", "take(g) / 2"),
+        "producers divided": ("produce take(g)", "produce take(g) / count(g)"),
+        "carriers divided": ("carry take(g)", "carry take(g) / count(g)"),
+        "carriers doubled": ("carry take(g)", "carry take(g) * 2"),
+        "producers cleared": ("produce take(g)", "produce take(g) * 0"),
+        "consumers cleared": ("take(g) / count(g)", "take(g) / count(g) * 0"),
+        "division on the wrong side": (
+            "produce take(g)             carry take(g)             consume take(g) / count(g)",
+            "produce take(g) / count(g)  carry take(g)  consume take(g)",
+        ),
+        "a constant added": ("take(g) / count(g)", "take(g) / count(g) + 1"),
+    },
+}
+VACUOUS = ("twice as many channels",)
+"""Fits nowhere, so that nothing is wrong where it fits: networks refute it, a proof does not."""
+CASES = [(rule, label) for rule, mutants in MUTANTS.items() for label in mutants]
+
+
+def mutant(library, name: str, label: str) -> Rule | None:
+    """The mutant; None where it is refused when it is read."""
+    old, new = MUTANTS[name][label]
+    text = library[name].text
+    assert text.count(old) == 1
+    try:
+        (rule,) = parse_rules(Source("mutant.rule", text.replace(old, new)), STANDARD)
+    except ArchirError:
+        return None
+    return rule
+
+
+@pytest.mark.parametrize(("name", "label"), CASES)
+def test_a_wrong_rule_is_not_proved(name, label, library, axioms) -> None:
+    rule = mutant(library, name, label)
+    if rule is None:
+        return
+    verdict = prove(rule, STANDARD, axioms, tests=40)
+    assert verdict.kind != "proved"
+    misfits = [m for held in verdict.modes for m in held.misfits]
+    refuted = [held for held in verdict.modes if held.kind == "refuted"]
+    assert refuted or misfits
+    for held in refuted:
+        against = held.counterexample
+        assert against is not None or held.reason
+        if against is not None:
+            assert against.before != against.after
+            assert "arch instance" in against.text()
+
+
+@pytest.mark.parametrize(("name", "label"), [c for c in CASES if c[1] not in VACUOUS])
+def test_saturation_alone_does_not_prove_it(name, label, library, axioms) -> None:
+    """What small networks refute before a proof is looked for would not be proved either."""
+    rule = mutant(library, name, label)
+    if rule is None:
+        return
+    missed = []
+    for mode in rule.contract.function:
+        try:
+            missed.append(saturated(rule, STANDARD, axioms, mode, Budget(), minimal=False)[1])
+        except UnspokenError as reason:
+            missed.append(str(reason))
+    assert any(missed)
+
+
+def test_few_are_refused_unread(library) -> None:
+    """The mutants test the prover, not the reader."""
+    assert sum(mutant(library, *case) is None for case in CASES) <= 2
+
+
+def test_there_are_enough_of_them() -> None:
+    assert all(len(mutants) >= 8 for mutants in MUTANTS.values())

@@ -1,0 +1,257 @@
+"""Verdicts: proofs, tests, counterexamples, budgets, and what is shipped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from archir.cli.prove import command
+from archir.diag import UNSUPPORTED, ArchirError, Source
+from archir.ir.types import TensorType
+from archir.lang import load
+from archir.ops import STANDARD
+from archir.ops.record import Law, Op, OpSet, Sample
+from archir.proof import saturation, translate
+from archir.proof.audit import audit_terms
+from archir.proof.axioms import folder_hash
+from archir.proof.lemmas import lemmas
+from archir.proof.prove import prove, saturated, tried, verdict_for
+from archir.proof.saturation import Budget
+from archir.proof.terms import Variable, apply
+from archir.proof.verdict import Verdict, verdict_of
+
+SHIPPED = files("archir.rewrites")
+
+BYSTANDER = """rule drop_nothing {
+    "A dropout that drops nothing."
+    preserves function in eval, train
+    match   { y = dropout(x, p = 0.0) |> relu }
+    replace { y = relu(x) }
+}"""
+DEEPEN_LINEAR = """rule deepen.linear {
+    "Insert an identity matrix after a ReLU."
+    preserves function in eval, train
+    match   { y = relu(x) }                                     where rank(x) == 2
+    replace { y = relu(x) |> new: linear(channels(x)) |> relu }
+    weights { new.weight = identity(channels(x))    new.bias = zeros(channels(x)) }
+}"""
+DILATED = """rule deepen.dilated(kernel: odd = 3, step: int = 2) {
+    "An identity convolution may be dilated."
+    preserves function in eval, train
+    match   { y = relu(x) }                                     where rank(x) == 4
+    replace { y = relu(x) |> new: conv(channels(x), kernel, dilation = step, bias = false) }
+    weights { new.weight = identity(channels(x), kernel, kernel) }
+}"""
+FOLD = """rule fold {
+    "Fold a batch normalisation into the convolution before it."
+    preserves function in eval
+    match   { y = x |> c: conv(groups = 1, bias = false)
+                    |> b: batch_norm(affine = true, track = true) }
+                                                             where rank(x) == 4, c.kernel == 1
+    replace { y = x |> new: conv(channels(y), c.kernel, c.stride, c.padding, c.dilation) }
+    weights {
+        let s = b.weight / sqrt(b.running_var + b.eps)
+        new.weight = c.weight * along(s, 0, 4)
+        new.bias   = b.bias - b.running_mean * s
+    }
+}"""
+SHRINK = """rule narrow_window {
+    "A smaller kernel of the same shape."
+    preserves shape
+    macs decreases
+    match   { y = c: conv(x, kernel = 3, padding = 1, bias = true) }        where rank(x) == 4
+    replace { y = x |> new: conv(channels(y), 1, c.stride) }
+    weights { new.weight = zeros(channels(y), channels(x), 1, 1)  new.bias = c.bias }
+}"""
+
+
+@pytest.mark.parametrize("text", [BYSTANDER, DEEPEN_LINEAR, DILATED])
+def test_a_users_rule_is_proved_like_a_shipped_one(text, read, axioms) -> None:
+    verdict = prove(read(text), STANDARD, axioms)
+    assert [m.kind for m in verdict.modes] == ["proved"] * len(verdict.modes)
+
+
+def test_what_is_not_proved_is_tested(read, axioms) -> None:
+    verdict = prove(read(FOLD), STANDARD, axioms)
+    assert verdict.kind == "tested"
+    assert verdict.modes[0].instances == 24
+    assert "no proof" in verdict.modes[0].reason
+
+
+def test_a_wrong_fold_is_refuted_in_a_small_network(read, axioms) -> None:
+    verdict = prove(read(FOLD.replace("b.bias - b.running_mean * s", "b.bias")), STANDARD, axioms)
+    (held,) = verdict.modes
+    assert held.kind == "refuted"
+    against = held.counterexample
+    graph = load(Source("against.arch", against.network), STANDARD).graph
+    assert all(size in (1, 2) for size in graph.node(graph.inputs[0]).types[0].shape[1:])
+    assert against.text().count("c.weight") >= 1
+    assert "new new.bias = " in against.text()
+
+
+def test_batch_norm_is_deepened_in_evaluation_only(library, axioms) -> None:
+    rule = library["deepen.batch_norm"]
+    assert saturated(rule, STANDARD, axioms, "eval", Budget())[1] == ""
+    assert "no proof" in saturated(rule, STANDARD, axioms, "train", Budget())[1]
+
+
+def test_shape_and_cost_claims(read, axioms) -> None:
+    verdict = prove(read(SHRINK), STANDARD, axioms)
+    assert [(m.mode, m.kind) for m in verdict.modes] == [("shape", "tested")]
+    more = SHRINK.replace(
+        "new: conv(channels(y), 1, c.stride)", "new: conv(channels(y), 5, c.stride)"
+    )
+    more = more.replace("channels(x), 1, 1", "channels(x), 5, 5")
+    refuted = prove(read(more), STANDARD, axioms)
+    assert refuted.kind == "refuted"
+    assert refuted.modes[0].counterexample.value == "macs"
+
+
+def test_lemmas_cover_every_operator_that_holds_a_class(library) -> None:
+    for mode in ("eval", "train"):
+        held = {lemma.op for lemma in lemmas(library["widen"], STANDARD, mode)}
+        without = set(STANDARD) - held - {""}
+        assert without == {"input", "constant"} | ({"dropout"} if mode == "train" else set())
+
+
+def test_a_new_operator_gets_its_lemma(library, axioms) -> None:
+    def twice(k, x, p, a, mode):
+        return (k.add(x[0], x[0]),)
+
+    def summed(k, x, p, a, mode):
+        total = k.sum(x[0], (1,))
+        return (k.add(x[0], total.reshape(total.shape[0], 1, *total.shape[1:])),)
+
+    sample = (Sample((TensorType("f32", (2, 3, 4)),)),)
+    right = Op("twice", "2x.", "x[...] -> [...]", twice, sample, laws=frozenset({Law.ELEMENTWISE}))
+    wrong = Op(
+        "summed", "Mixes.", "x[...] -> [...]", summed, sample, laws=frozenset({Law.ELEMENTWISE})
+    )
+    proofs, reason = saturated(
+        library["widen"],
+        OpSet([*STANDARD.values(), right]),
+        axioms,
+        "eval",
+        Budget(),
+        minimal=False,
+    )
+    assert reason == ""
+    assert any("twice" in p.goal for p in proofs)
+    with pytest.raises(ArchirError, match="A415"):
+        saturated(
+            library["widen"],
+            OpSet([*STANDARD.values(), wrong]),
+            axioms,
+            "eval",
+            Budget(),
+            minimal=False,
+        )
+
+
+def test_terms_that_differ_are_an_error() -> None:
+    x = Variable("x")
+    values = {"x": np.arange(1.0, 7.0).reshape(2, 3)}
+    assert audit_terms("same", [x, apply("add", x, 0)], STANDARD, "eval", values) == 2
+    with pytest.raises(ArchirError, match="A415"):
+        audit_terms("other", [x, apply("add", x, 1)], STANDARD, "eval", values)
+
+
+def test_goals_that_do_not_say_what_the_rule_does_are_an_error(read, axioms, monkeypatch) -> None:
+    """`same` padding, read before the dilation that it depends on, is that of another network."""
+    monkeypatch.setattr(translate, "_ordered", lambda op: list(op.attrs))
+    undilated = DILATED.replace("dilation = step", "dilation = 1")
+    assert prove(read(undilated), STANDARD, axioms).kind == "proved"
+    with pytest.raises(ArchirError, match="A415"):
+        prove(read(DILATED), STANDARD, axioms)
+
+
+def test_a_proof_can_be_cut_short(library, axioms) -> None:
+    start = time.monotonic()
+    verdict = prove(library["widen"], STANDARD, axioms, budget=Budget(seconds=0.05))
+    assert verdict.kind == "tested"
+    assert "0.05 s" in verdict.modes[0].reason
+    assert time.monotonic() - start < 20
+    assert prove(library["deepen"], STANDARD, axioms, budget=Budget(steps=1)).kind == "tested"
+
+
+def test_verdicts_survive_json(read, axioms) -> None:
+    for text in (BYSTANDER, FOLD.replace(" - b.running_mean * s", "")):
+        verdict = prove(read(text), STANDARD, axioms)
+        again = Verdict.from_json(json.loads(json.dumps(verdict.to_json())))
+        assert again.to_json() == verdict.to_json()
+        assert again.kind == verdict.kind
+
+
+def test_shipped_verdicts_are_fresh(library, axioms) -> None:
+    """If this fails: `archir prove --write`."""
+    document = json.loads(SHIPPED.joinpath("verdicts.json").read_text(encoding="utf-8"))
+    own = [r for r in library.values() if r.package == "archir"]
+    assert document["source"] == folder_hash(SHIPPED)
+    assert set(document["rules"]) == {r.hash for r in own}
+    for rule in own:
+        verdict = verdict_of(rule, SHIPPED)
+        assert verdict.kind == "proved"
+        assert verdict.axioms == axioms.hash
+        assert [m.mode for m in verdict.modes] == list(rule.contract.function)
+        assert set(verdict.operators) in (set(), set(STANDARD))
+
+
+def test_a_changed_rule_or_axiom_has_no_shipped_verdict(library, read, tmp_path) -> None:
+    changed = read(library["deepen"].text.replace("odd = 3", "odd = 5"))
+    assert verdict_of(changed, SHIPPED) is None
+    for name in ("verdicts.json", "laws.axiom"):
+        (tmp_path / name).write_text(SHIPPED.joinpath(name).read_text())
+    assert verdict_of(library["deepen"], tmp_path) is not None
+    (tmp_path / "laws.axiom").write_text((tmp_path / "laws.axiom").read_text() + " axiom")
+    assert verdict_of(library["deepen"], tmp_path) is None
+    assert verdict_of(library["deepen"], tmp_path / "nowhere") is None
+
+
+def test_without_egglog(library, read, monkeypatch, axioms) -> None:
+    monkeypatch.setattr(saturation.importlib.util, "find_spec", lambda name: None)
+    assert verdict_for(library["widen"], STANDARD).kind == "proved"
+    assert verdict_for(read(BYSTANDER), STANDARD).kind == "tested"
+    with pytest.raises(ArchirError) as failure:
+        prove(read(BYSTANDER), STANDARD, axioms)
+    assert failure.value.status == UNSUPPORTED
+    assert failure.value.diagnostics[0].code == "A413"
+    assert tried(read(BYSTANDER), STANDARD, count=3).modes[0].instances == 3
+
+
+def test_proving_imports_neither_torch_nor_onnx_nor_egglog() -> None:
+    code = (
+        "import sys, archir.proof.prove, archir.cli.prove\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'egglog') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def run(*args: str):
+    return CliRunner().invoke(command, list(args))
+
+
+def test_the_command(tmp_path, monkeypatch) -> None:
+    shown = run()
+    assert shown.exit_code == 0
+    assert "deepen.batch_norm" in shown.output
+    document = json.loads(run("widen", "--json").output)
+    assert document["verdicts"][0]["kind"] == "proved"
+    wrong = tmp_path / "wrong.rule"
+    wrong.write_text(FOLD.replace(" - b.running_mean * s", ""))
+    refuted = run(str(wrong))
+    assert refuted.exit_code == 1
+    assert "before and" in refuted.output
+    right = tmp_path / "right.rule"
+    right.write_text(BYSTANDER)
+    monkeypatch.setattr(saturation.importlib.util, "find_spec", lambda name: None)
+    assert run(str(right)).exit_code == UNSUPPORTED
+    assert run("deepen").exit_code == 0
+    assert run("no_such_rule").exit_code == 2
