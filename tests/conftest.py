@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -21,3 +27,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def update_golden(request: pytest.FixtureRequest) -> bool:
     """Whether expected texts are to be rewritten."""
     return bool(request.config.getoption("--update-golden"))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line gave."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on stdout, of a command with ``--json``."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def archir() -> Callable[..., Answer]:
+    """Runs an archir command line in this process, as the console script does."""
+    from archir.cli.main import run
+
+    def call(*words: object) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run([str(word) for word in words])
+        return Answer(status, out.getvalue(), err.getvalue())
+
+    return call
