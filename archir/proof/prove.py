@@ -236,6 +236,8 @@ def _audit_goals(
             if proof is not None and proof.proved:
                 terms = [goal.left, goal.right, *proof.members]
                 audit_terms(goal.name, terms, ops, mode, values)
+        if not all(goal.name in answers and answers[goal.name].proved for goal in wanted):
+            continue
         try:
             wrong = untrue(found, wanted, values, measured, ops, mode)
         except ZeroDivisionError:

@@ -324,6 +324,7 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "tuple": lambda k, *entries: entries,
     "list": lambda k, *entries: entries,
     "kernel_identity": lambda k, n, kernel: FUNCTIONS["identity"].value(k, n, *kernel),
+    "spatial_rank": lambda k, x: x.ndim - 2,
     "channels": lambda k, x: x.shape[1],
     "size": lambda k, x, axis: x.shape[axis],
     "before": lambda k, x, start, axis: math.prod(x.shape[start:axis]),
