@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +106,11 @@ def check_use(
     trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
     k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
     feeds = feeds_of(plan, trial, mode)
-    left = run(plan.before, ops, k, feeds, old, wanted=[a for a, _ in region.checks], mode=mode)
-    right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
+    with ThreadPoolExecutor(1) as beside:  # NumPy lets go of the interpreter in long operations
+        wanted = [a for a, _ in region.checks]
+        other = beside.submit(run, plan.before, ops, k, feeds, old, wanted=wanted, mode=mode)
+        right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
+        left = other.result()
     mismatch = None
     for a, b in region.checks:
         mismatch = mismatch or _compare(str(a), left.values[a], right.values[b])
@@ -116,8 +120,8 @@ def check_use(
             term = plan.terms.get(path)
             if term is not None and not _of_buffers(plan, term):
                 continue  # a statistic that starts anew has nothing to agree with
-            wanted = mapped[path] if term is None else evaluate(term, k, mapped, trial.measured)
-            mismatch = mismatch or _compare(path, wanted, found)
+            due = mapped[path] if term is None else evaluate(term, k, mapped, trial.measured)
+            mismatch = mismatch or _compare(path, due, found)
     numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
     return ExactCheck(
         mode,
