@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from archir.diag import Span
 from archir.lang import tree as t
 from archir.ops.record import OpSet
-from archir.rewrite.rule import Pattern, Reshaping, Rewriting
+from archir.rewrite.rule import Pattern, PatternOperand, Reshaping, Rewriting
 from archir.weights.functions import FUNCTIONS
 
 OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
@@ -22,8 +22,10 @@ Complain = Callable[[str, str, Span, str], None]
 class Names:
     """Checks the names and calls of one rule's expressions, and reports each wrong one."""
 
-    def __init__(self, ops: OpSet, complain: Complain, parameters: Sequence[str]) -> None:
-        self.ops, self.complain = ops, complain
+    def __init__(
+        self, ops: OpSet, complain: Complain, parameters: Sequence[str], span: Span
+    ) -> None:
+        self.ops, self.complain, self.span = ops, complain, span
         self.scalars = dict.fromkeys(parameters)
         self.tensors: dict[str, None] = {}
         self.nodes: dict[str, str] = {}
@@ -37,7 +39,9 @@ class Names:
                 else:
                     self.expression(value)
             self.nodes[node.name] = node.op
-        free = [o.variable for n in body.match.nodes for o in n.operands if o.variable]
+        free = list(
+            dict.fromkeys(o.variable for n in body.match.nodes for o in n.operands if o.variable)
+        )
         self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
         for condition in where:
             self.expression(condition)
@@ -48,22 +52,20 @@ class Names:
 
     def _right(self, pattern: Pattern, free: Sequence[str]) -> None:
         """The right side may read what the left side names, and what itself has made so far."""
-        known = {*free}
         for node in pattern.nodes:
             for operand in node.operands:
-                if operand.variable and operand.variable not in known:
-                    self.unknown(
-                        "A206", "the left side matches no", operand.variable, free, node.span
-                    )
+                self._matched(operand, free, node.span)
             for value in node.attrs.values():
                 self.expression(value)
             self.nodes[node.name] = node.op
         for name, bound in pattern.bindings.items():
-            if bound.variable and bound.variable not in known and pattern.nodes:
-                self.unknown(
-                    "A206", "the left side matches no", bound.variable, free, pattern.nodes[0].span
-                )
+            if not any(bound in node.operands for node in pattern.nodes):
+                self._matched(bound, free, self.span)
             self.nodes.setdefault(name, "")
+
+    def _matched(self, operand: PatternOperand, free: Sequence[str], span: Span) -> None:
+        if operand.variable and operand.variable not in free:
+            self.unknown("A206", "the left side matches no", operand.variable, free, span)
 
     def reshaping(self, body: Reshaping, where: Iterable[t.Expr]) -> None:
         """Check a rule over a class."""
@@ -82,32 +84,35 @@ class Names:
 
     def expression(self, expression: t.Expr) -> None:
         """Check every name and call in an expression."""
-        subjects: set[Span] = set()
+        spoken: set[Span] = set()
         for part in t.walk(expression):
-            if isinstance(part, t.Call):
-                self._call(part)
-                if part.callee.text in OF_TENSORS and part.arguments:
-                    subjects.add(part.arguments[0].value.span)
-            elif isinstance(part, t.Name) and part.span not in subjects:
+            if isinstance(part, t.Call) and not self._call(part):
+                spoken.update(e.span for a in part.arguments for e in t.walk(a))
+            elif isinstance(part, t.Name) and part.span not in spoken:
                 self._name(part)
 
-    def _call(self, call: t.Call) -> None:
+    def _call(self, call: t.Call) -> bool:
+        """Check a call; whether what stands in its parentheses is still to be checked."""
         name = call.callee.text
         for argument in call.arguments:
             if argument.keyword is not None:
                 self.complain("A211", f"`{name}` takes no keywords", argument.span, "")
-        if name in OF_TENSORS:
-            first = call.arguments[0].value if call.arguments else None
-            if not isinstance(first, t.Name):
-                self.complain(
-                    "A211", f"`{name}` is asked of a tensor of the pattern", call.span, ""
-                )
-            elif first.path not in self.tensors:
-                known = list(self.tensors)
-                self.unknown("A212", "the left side has no tensor", first.path, known, first.span)
-        elif name not in FUNCTIONS and name not in SCALAR:
+        if name in FUNCTIONS or name in SCALAR:
+            return True
+        if name not in OF_TENSORS:
             known = [*FUNCTIONS, *OF_TENSORS, *SCALAR]
             self.unknown("A208", "there is no weight function", name, known, call.callee.span)
+            return False
+        given = [a.value for a in call.arguments]
+        first = given[0] if given else None
+        if not isinstance(first, t.Name):
+            self.complain("A211", f"`{name}` is asked of a tensor of the pattern", call.span, "")
+        elif first.path not in self.tensors:
+            known = list(self.tensors)
+            self.unknown("A212", "the left side has no tensor", first.path, known, first.span)
+        for other in given[1:]:
+            self.expression(other)
+        return False
 
     def _name(self, name: t.Name) -> None:
         if name.path in self.scalars:

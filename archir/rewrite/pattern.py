@@ -167,8 +167,6 @@ class PatternReader:
                 call.callee.span,
                 f"did you mean `{close[0]}`?" if close else "",
             )
-        if call.renames:
-            self.complain("A209", "a pattern names no parameters", call.span)
         operands = list(piped)
         attrs: dict[str, t.Expr] = {}
         most = op.operands[1]

@@ -151,7 +151,7 @@ class _RuleReader:
         )
         body = self._body(parts, label)
         contract = self._contract(parts, label.span)
-        names = Names(self.ops, self.complain, [p.name for p in parameters])
+        names = Names(self.ops, self.complain, [p.name for p in parameters], label.span)
         if isinstance(body, Rewriting):
             names.rewriting(body, where)
         elif body is not None:
@@ -224,12 +224,7 @@ class _RuleReader:
         try:
             return replace(parameter, default=parameter.fit(given))
         except ValueError as wanted:
-            self.complain(
-                "A204",
-                f"the default of `{parameter.name}` is no {parameter.kind}",
-                value.span,
-                f"it takes {wanted}",
-            )
+            self.complain("A204", f"the default of `{parameter.name}` is not {wanted}", value.span)
             return parameter
 
     def _contract(self, parts: dict[str, list[Tree[Token]]], span: Span) -> Contract:
@@ -270,7 +265,12 @@ class _RuleReader:
             self.complain("A202", f"the rule has no `{kind}` part", label.span)
         if missing:
             return None
+        before = len(self.errors)
         match, replacement = (self._side(parts[kind][0]) for kind in ("match", "replace"))
+        if not match.nodes and len(self.errors) == before:
+            self.complain("A202", "the rule matches nothing", label.span)
+        if len(self.errors) > before:
+            return None  # what follows from a wrong pattern is not worth reporting
         lets: list[tuple[str, t.Expr]] = []
         weights: dict[str, t.Expr] = {}
         for clause in parts.get("weights", []):
@@ -281,10 +281,7 @@ class _RuleReader:
                 elif isinstance(statement, t.Bind):
                     self._target(statement, replacement, weights)
                     weights[statement.targets[0].text] = statement.value
-        if not match.nodes:
-            self.complain("A202", "the rule matches nothing", label.span)
-        root = match.nodes[-1].name if match.nodes else ""
-        last = [name for name, o in match.bindings.items() if root and o.node == root]
+        last = [name for name, o in match.bindings.items() if o.node == match.nodes[-1].name]
         if last and not any(name in replacement.bindings for name in last):
             text = f"`{last[0]}` is matched but not defined by the right side"
             self.complain("A206", text, label.span)
