@@ -20,6 +20,7 @@ def describe(planner: Planner, rule: Rule, at: str) -> list[str]:
     except ArchirError:
         return lines
     lines.append(f"  the class of {held.name}: {held.size} channels, in {len(held.nodes)} nodes")
-    lines += [f"    {m.path} (axis {m.axis}) {VERBS[m.kind]}" for m in held.members]
+    members = (f"    {m.path} (axis {m.axis}) {VERBS[m.kind]}" for m in held.members)
+    lines += dict.fromkeys(members)  # a tied weight is a member for each of its uses
     lines += [f"  blocked at {o.node}: {o.reason}" for o in held.obstacles]
     return lines
