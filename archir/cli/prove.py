@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def _text(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         for held in verdict.modes:
             said = f"{held.kind} ({held.instances})" if held.kind == "tested" else held.kind
-            what = _list(held.axioms) if held.axioms else held.reason
+            what = _list(held.axioms) if held.axioms else textwrap.shorten(held.reason, 90)
             rows.append((verdict.rule, held.mode, said, what, f"{held.seconds:.1f}"))
             if held.counterexample is not None:
                 notes.append(

@@ -111,7 +111,7 @@ def _network(rule: Rule, ops: OpSet, number: int, tiny: int) -> tuple[Graph, str
 
 
 def _line(graph: Graph) -> str:
-    return ", ".join(f"{n.name}: {n.op}{list(map(str, n.types[0].shape))}" for n in graph)
+    return ", ".join(f"{n.name}: {n.op} {n.types[0]}" for n in graph)
 
 
 def arguments(rule: Rule, number: int, size: int | None) -> dict[str, AttrValue]:

@@ -6,7 +6,7 @@ goal of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -24,7 +24,7 @@ from archir.proof.terms import (
     apply,
     parts,
 )
-from archir.proof.vocabulary import buffers, use
+from archir.proof.vocabulary import FOLDED, buffers, use
 from archir.rewrite.rule import Pattern, PatternNode, PatternOperand, Rewriting, Rule
 
 MAX_CASES = 64
@@ -293,7 +293,10 @@ class _Translation:
         params: Mapping[str, Formula],
         rank: int | None,
     ) -> None:
-        outputs = use(op, operands, attrs, params)
+        taken = operands
+        if Law.COMMUTATIVE in op.laws and op.name in FOLDED:
+            taken = tuple(sorted(_summands(FOLDED[op.name], operands), key=str))
+        outputs = use(op, taken, attrs, params)
         side.uses[node.name] = _Use(node, operands, attrs, params, outputs, rank)
         if rank is not None and _keeps_rank(op):
             for output in outputs:
@@ -420,6 +423,15 @@ def _spatials(side: _Side) -> Iterator[Application]:
         for value in held.attrs.values():
             if isinstance(value, Application) and value.head == "spatial":
                 yield value
+
+
+def _summands(head: str, operands: Sequence[Formula]) -> Iterator[Formula]:
+    """The operands of nested sums (products): sides that add the same things are one term."""
+    for operand in operands:
+        if isinstance(operand, Application) and operand.head == head:
+            yield from _summands(head, operand.args)
+        else:
+            yield operand
 
 
 def _ordered(op: Op) -> list[Attr]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
 from archir.diag import ArchirError, Source
 from archir.ops import STANDARD
+from archir.proof import saturation
 from archir.proof.audit import audit
-from archir.proof.axioms import Axioms, parse_axioms
+from archir.proof.axioms import Axioms, installed_axioms, parse_axioms
 from archir.proof.lemmas import lemmas
 from archir.proof.saturation import Budget, prove_goals
 from archir.proof.translate import goals
@@ -84,6 +87,21 @@ def test_errors_of_axiom_files(text, code) -> None:
     with pytest.raises(ArchirError) as failure:
         laws_of(text)
     assert failure.value.diagnostics[0].code == code
+
+
+def test_two_packages_with_one_name() -> None:
+    points = [EntryPoint(name, "archir.rewrites", "archir.rules") for name in ("one", "two")]
+    with pytest.raises(ArchirError) as failure:
+        installed_axioms(points)
+    assert failure.value.diagnostics[0].code == "A412"
+
+
+def test_a_child_that_fails_is_reported(library, axioms, monkeypatch) -> None:
+    monkeypatch.setattr(saturation._Speller, "prelude", lambda self: "(nonsense)")
+    wanted = goals(library["deepen"], STANDARD, "eval")
+    with pytest.raises(ArchirError) as failure:
+        prove_goals(wanted, axioms.laws(STANDARD), Budget())
+    assert failure.value.diagnostics[0].code == "A414"
 
 
 def test_no_axiom_is_a_rule(library, axioms) -> None:
