@@ -70,7 +70,7 @@ class Row:
         self.seconds[name] = time.perf_counter() - start
         return done
 
-    def want(self, holds: bool, problem: str) -> None:  # noqa: FBT001
+    def want(self, holds: bool, problem: str) -> None:
         """Note a problem unless something holds."""
         if not holds:
             self.problems.append(problem)
@@ -108,8 +108,10 @@ class Sweep:
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         return row
 
-    def _try(self, row: Row, site: Mapping[str, Any], target: Path, onnx: bool) -> None:  # noqa: FBT001
-        arguments = {} if site["size"] is None else {"width": site["size"] + max(3, site["size"] // 8)}
+    def _try(self, row: Row, site: Mapping[str, Any], target: Path, onnx: bool) -> None:
+        arguments = (
+            {} if site["size"] is None else {"width": site["size"] + max(3, site["size"] // 8)}
+        )
         words = ["rewrite", str(self.file), "--rule", site["rule"], "--at", site["at"]]
         words += [w for k, v in arguments.items() for w in ("--set", f"{k}={v}")]
         done = row.timed("rewrite", lambda: call(*words, "-o", str(target)))
@@ -117,7 +119,9 @@ class Sweep:
         row.drift, row.lines = done["drift"]["value"], done["changed_lines"]
         row.want(done["equal"] and bool(use["exact"]), "the exact check is not equal")
         row.want(row.drift < DRIFT, f"drift {row.drift:.1e}")
-        row.want(row.timed("verify", lambda: call("verify", str(target)))["verified"], "not verified")
+        row.want(
+            row.timed("verify", lambda: call("verify", str(target)))["verified"], "not verified"
+        )
         after = archir.load(target)
         assert self.before.weights is not None
         assert after.weights is not None
@@ -147,7 +151,9 @@ class Sweep:
         rng = np.random.default_rng(0)
         feeds = {}
         for name in network.graph.inputs:
-            shape = [d if isinstance(d, int) else BATCH for d in network.graph.node(name).types[0].shape]
+            shape = [
+                d if isinstance(d, int) else BATCH for d in network.graph.node(name).types[0].shape
+            ]
             feeds[name] = rng.standard_normal(shape, dtype=np.float32)
         found: list[np.ndarray] = onnx.forward(network.graph, network.weights, feeds)
         return found
@@ -194,9 +200,13 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="one site in N of each rule")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="one site in N of each rule"
+    )
     parser.add_argument("--onnx", action="store_true", help="compare ONNX files at every site")
-    parser.add_argument("--onnx-sites", type=int, default=0, metavar="K", help="or at K sites of each rule")
+    parser.add_argument(
+        "--onnx-sites", type=int, default=0, metavar="K", help="or at K sites of each rule"
+    )
     parser.add_argument("--temporary", type=Path, help="a folder for the files, with room")
     given = parser.parse_args()
     rows: list[Row] = []
@@ -217,7 +227,10 @@ def show(row: Row) -> None:
     took = "  ".join(f"{name} {seconds:5.2f} s" for name, seconds in row.seconds.items())
     onnx = "" if row.onnx is None else f"  onnx {row.onnx:.1e}"
     state = "; ".join(row.problems) or "ok"
-    print(f"{row.site:<48} drift {row.drift:.1e}{onnx}  {row.lines:>3} lines  {took}  {state}", flush=True)
+    print(
+        f"{row.site:<48} drift {row.drift:.1e}{onnx}  {row.lines:>3} lines  {took}  {state}",
+        flush=True,
+    )
 
 
 def summary(rows: list[Row], seconds: float) -> None:
