@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from archir.ops.arithmetic import Array
 
 FORMAT = "archir-certificate"
 VERSION = 1
+MAX_DEPTH = 32
+"""How deep the values of a certificate may nest."""
 REPLAYED = ("init", "rewrite")
 ATTESTED = ("given", "train")
 
@@ -34,21 +37,21 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_digests: dict[int, tuple[Array, bytes]] = {}
+_digests: dict[int, tuple[weakref.ref[Array], bytes]] = {}
+"""Digests of tensors that nothing can change, as long as something holds them."""
 
 
 def _tensor_digest(array: Array) -> bytes:
     """The digest of one tensor; kept for tensors that several states share."""
     known = _digests.get(id(array))
-    if known is not None and known[0] is array:
+    if known is not None and known[0]() is array:
         return known[1]
     whole = np.ascontiguousarray(array)
     made = hashlib.sha256(f"{whole.dtype.str} {whole.shape}\n".encode())
     made.update(whole.reshape(-1).view(np.uint8).data)
-    if len(_digests) > 4096:
-        _digests.clear()
     if not array.flags.writeable:
-        _digests[id(array)] = (array, made.digest())
+        key = id(array)
+        _digests[key] = (weakref.ref(array, lambda _: _digests.pop(key, None)), made.digest())
     return made.digest()
 
 
@@ -152,10 +155,46 @@ def read_certificate(path: Path) -> Certificate:
                 f"{path.name} has format {document['format']!r} version {document['version']!r}; "
                 f"this archir reads {FORMAT} version {VERSION}",
             )
+        _only(document, ("format", "version", "params", "parameters", "steps"))
+        _shallow(document)
         steps = tuple(_step(raw) for raw in document["steps"])
-        return Certificate(steps, tuple(document["parameters"]), dict(document["params"]))
+        params = {str(k): _value(v) for k, v in document["params"].items()}
+        return Certificate(steps, _paths(document["parameters"]), params)
     except (KeyError, TypeError, ValueError, AttributeError) as reason:
         raise error("A402", f"{path.name} is malformed: {type(reason).__name__} {reason}") from None
+
+
+def _only(raw: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """No digest covers what is not known, so it must not be there."""
+    for key in raw:
+        if key not in known:
+            raise ValueError(f"{key!r} has no meaning there")
+
+
+def _shallow(document: object) -> None:
+    stack: list[tuple[object, int]] = [(document, 0)]
+    while stack:
+        value, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError("it nests too deeply")
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            stack.extend((v, depth + 1) for v in inner)
+
+
+def _paths(raw: object) -> tuple[str, ...]:
+    if isinstance(raw, list) and all(isinstance(p, str) for p in raw):
+        return tuple(raw)
+    raise ValueError("parameters is no list of paths")
+
+
+def _value(raw: object) -> object:
+    """The value of a parameter of an arch: a scalar, or a list of them."""
+    if isinstance(raw, list):
+        return [_value(v) for v in raw]
+    if raw is None or isinstance(raw, str | int | float):
+        return raw
+    raise ValueError("a parameter of the arch is no scalar")
 
 
 def _step(raw: Mapping[str, Any]) -> Step:
@@ -165,6 +204,7 @@ def _step(raw: Mapping[str, Any]) -> Step:
 
 
 def _state(raw: Mapping[str, Any]) -> State:
+    _only(raw, ("text", "graph", "weights"))
     weights = raw["weights"]
     own = None if weights is None else _hash(weights)
     return State(_hash(raw["text"]), _hash(raw["graph"]), own)

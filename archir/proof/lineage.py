@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from archir.diag import error
+from archir.diag import ArchirError, error
 from archir.files import writing
 from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
@@ -47,7 +47,7 @@ class Lineage:
         if digest in self.texts:
             return self.texts[digest]
         path = self._find(f"{digest}.arch")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_bytes().decode("utf-8", errors="replace")  # line ends as they are
         if text_hash(text) != digest:
             raise error(
                 "A404", f"{path} was changed: its content does not have the hash in its name"
@@ -63,7 +63,11 @@ class Lineage:
         if digest in self.weights:
             return self.weights[digest]
         path = self._find(f"{digest}.safetensors")
-        found = load_weights(path)
+        try:
+            found = load_weights(path)
+        except ArchirError as reason:
+            why = reason.diagnostics[0].message
+            raise error("A404", f"a parent's weights were changed: {why}") from None
         if set(graph.parameters) - set(found) or weights_hash(graph, found) != digest:
             raise error(
                 "A404", f"{path} was changed: its content does not have the hash in its name"
@@ -89,7 +93,7 @@ class Lineage:
             target = folder / f"{digest}.arch"
             if not target.exists():
                 with writing(target) as temporary:
-                    temporary.write_text(self.text(digest), encoding="utf-8")
+                    temporary.write_bytes(self.text(digest).encode("utf-8"))
         for digest in tensors:
             target = folder / f"{digest}.safetensors"
             if target.exists():
