@@ -54,11 +54,7 @@ def check(files: tuple[str, ...], param: tuple[str, ...]) -> Report:
         )
         if dead:
             lines.append(f"  no output depends on: {', '.join(dead[:8])}")
-    if failures:
-        for line in lines:
-            click.echo(line, err=True)
-        raise ArchirError(*(d for f in failures for d in f.diagnostics), status=failures[0].status)
-    return Report({"files": found}, "\n".join(lines))
+    return Report({"files": found}, "\n".join(lines)).after(failures)
 
 
 command = make(

@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -29,6 +29,15 @@ class Report:
     data: Mapping[str, Any]
     text: str
     status: int = 0
+    problems: tuple[Diagnostic, ...] = ()
+    """What went wrong with some of several files, beside what is reported of the others."""
+
+    def after(self, failures: Sequence[ArchirError]) -> Report:
+        """This report with the problems of files that failed, and their exit status."""
+        if not failures:
+            return self
+        problems = tuple(d for failure in failures for d in failure.diagnostics)
+        return replace(self, status=failures[0].status, problems=problems)
 
 
 def command(
@@ -81,7 +90,9 @@ def guarded(
         sink.append(report)
         return report.status
     if as_json:
-        return _document(name, report.status, report.data)
+        problems = {"diagnostics": [to_json(d) for d in report.problems]} if report.problems else {}
+        return _document(name, report.status, {**problems, **report.data})
+    _say(render(report.problems))
     return _print(report.text, report.status) if report.text else report.status
 
 

@@ -8,7 +8,7 @@ import click
 
 from archir.cli.common import Report
 from archir.cli.common import command as make
-from archir.diag import CHECK_FAILED
+from archir.diag import CHECK_FAILED, ArchirError
 from archir.files import read_source, writing
 from archir.lang import format_text
 
@@ -18,21 +18,30 @@ def fmt(files: tuple[str, ...], check: bool) -> Report:
 
     With --check nothing is written; exit status 1 says that a file would change.
     """
-    changed = []
+    changed, failures = [], []
     for path in files:
-        source = read_source(path)
-        text = format_text(source)
-        if text == source.text:
-            continue
-        changed.append(path)
-        if not check:
-            with writing(Path(path)) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        try:
+            if _lay_out(path, check=check):
+                changed.append(path)
+        except ArchirError as failure:
+            failures.append(failure)
     word = "would be formatted" if check else "formatted"
     lines = [f"{path}: {word}" for path in changed]
-    lines.append(f"{len(files) - len(changed)} of {len(files)} files unchanged")
+    unchanged = len(files) - len(changed) - len(failures)
+    lines.append(f"{unchanged} of {len(files)} files unchanged")
     status = CHECK_FAILED if check and changed else 0
-    return Report({"changed": changed, "files": list(files)}, "\n".join(lines), status)
+    data = {"changed": changed, "files": list(files)}
+    return Report(data, "\n".join(lines), status).after(failures)
+
+
+def _lay_out(path: str, *, check: bool) -> bool:
+    """Whether a file's layout changes; written unless it is only checked."""
+    source = read_source(path)
+    text = format_text(source)
+    if text != source.text and not check:
+        with writing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text != source.text
 
 
 command = make(

@@ -36,7 +36,7 @@ SOME = {
         "widen@layer1.0.conv3",
         "widen@layer4.1.conv2",
     ),
-    "vgg16_bn": ("deepen@stage5.0.relu", "widen@stage5.2.conv"),
+    "vgg16_bn": ("deepen@stage5.0.relu", "widen@stage5.0.conv"),
 }
 
 
