@@ -2,6 +2,14 @@
 
 ``Size`` is ``int | Dim``; a :class:`Dim` always holds at least one symbol, so that
 concrete networks (nearly all of them) compute with plain integers.
+
+>>> n = symbol("N")
+>>> str(product([2, n, 3]))
+'6*N'
+>>> str(quotient(product([n, 8]), 16))
+'N/2'
+>>> quotient(7, 2) is None
+True
 """
 
 from __future__ import annotations

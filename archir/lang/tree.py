@@ -386,7 +386,13 @@ def read_path(text: str) -> str:
 
 
 def write_path(path: str) -> str:
-    """A path as it is written: segments back-quoted where they must be."""
+    """A path as it is written: segments back-quoted where they must be.
+
+    >>> write_path("stage1.0.conv1.weight")
+    'stage1.0.conv1.weight'
+    >>> write_path("0.in-proj")
+    '`0`.`in-proj`'
+    """
     if _PLAIN.match(path) and path not in KEYWORDS:
         return path
     parts = path.split(".")
