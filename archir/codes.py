@@ -272,7 +272,7 @@ CODES: dict[str, Code] = {
     "A305": Code(
         "several axes there",
         "The node holds more than one axis class. `PATH.out` and `PATH.in` tell the produced from "
-        "the consumed; the message names the classes, and any of these names can be given.",
+        "the consumed, `PATH.axis0` names an axis of a parameter; `archir rules FILE` lists them.",
     ),
     "A306": Code(
         "the right side does not fit there",

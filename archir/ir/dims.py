@@ -60,6 +60,9 @@ def _parts(size: Size) -> tuple[Fraction, dict[str, int]]:
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes (1 for none).
 
+    >>> str(product([3, symbol("N"), 2]))
+    '6*N'
+
     Raises:
         ValueError: the symbols cancel and leave a fraction.
     """

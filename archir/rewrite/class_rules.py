@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -19,7 +21,7 @@ from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule
 from archir.weights.terms import IndexMap, Ref, Term
 
-SUFFIXES = ("out", "in")
+_SUFFIX = re.compile(r"(.+)\.(out|in|axis\d)")
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,35 @@ class Refusal:
     hint: str = ""
 
 
-def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
-    """The class that a site names: ``PATH`` or ``PATH.out`` or ``PATH.in``.
+def site_parts(graph: Graph, site: str) -> tuple[str, str] | None:
+    """The node and the suffix of ``PATH``, ``PATH.out``, ``PATH.in`` or ``PATH.axis0``."""
+    if site in graph:
+        return site, ""
+    parts = _SUFFIX.fullmatch(site)
+    return (parts[1], parts[2]) if parts and parts[1] in graph else None
 
-    Without a suffix it is the class that the node produces, else the one it carries.
+
+def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
+    """The class that a site names.
+
+    Without a suffix it is the class that the node produces, else the one it carries; ``.in`` is
+    the one it reads, ``.axis0`` the one on that axis of a parameter of its.
 
     Raises:
         ArchirError: A304, the node has no such class; A305, it has several.
     """
-    name, suffix = site, ""
-    if site not in graph:
-        head, _, tail = site.rpartition(".")
-        if head in graph and tail in SUFFIXES:
-            name, suffix = head, tail
+    parts = site_parts(graph, site)
+    assert parts is not None
+    name, suffix = parts
     node = graph.node(name)
-    wanted = {"out": ("produce", "carry"), "in": ("consume",)}.get(suffix, ("produce",))
+    wanted = {"out": ("produce", "carry"), "in": ("consume",), "": ("produce",)}.get(suffix)
     found = {
         number
         for number, held in classes.classes.items()
         for m in held.members
-        if m.node == name and m.kind in wanted
+        if m.node == name and (m.kind in wanted if wanted else f"axis{m.axis}" == suffix)
     }
-    if not found and suffix != "in":
+    if not found and suffix in ("", "out"):
         found = _carried(classes, node)
     if len(found) > 1:
         free = {n for n in found if not classes.classes[n].obstacles}
@@ -66,19 +75,43 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
             hint="`archir rules FILE` lists the sites",
         )
     if len(found) > 1:
-        names = ", ".join(sorted(classes.classes[n].name for n in found))
-        raise error("A305", f"`{site}` belongs to several classes: {names}", node=name)
+        names = dict.fromkeys(
+            f"`{name}.axis{m.axis}`" if m.node == name else f"`{classes.classes[n].name}`"
+            for n in sorted(found)
+            for m in classes.classes[n].members[:1]
+        )
+        raise error("A305", f"`{site}` belongs to several classes: {', '.join(names)}", node=name)
     return classes.classes[found.pop()]
 
 
 def _carried(classes: AxisClasses, node: Node) -> set[int]:
-    """The classes on the channel axis of what a node gives (axis 1, or the last of a matrix)."""
+    """The classes on an axis of what a node gives: on axis 1, or on the last if those are held."""
     found: set[int] = set()
-    for port, type_ in enumerate(node.types):
-        if type_.rank > 1:
-            structure = classes.structure(Value(node.name, port), 1)
-            found |= {f.number for segment in structure for f in segment if f.number >= 0}
+    for axis in (1, -1):
+        for port, type_ in enumerate(node.types):
+            if type_.rank > 1:
+                structure = classes.structure(Value(node.name, port), axis)
+                held = {f.number for segment in structure for f in segment if f.number >= 0}
+                if not found or not any(classes.classes[n].obstacles for n in held):
+                    found |= held
+        if any(not classes.classes[n].obstacles for n in found):
+            break
     return found
+
+
+def sites_of(rule: Rule, classes: AxisClasses) -> list[tuple[str, AxisClass]]:
+    """The classes that may change, each with the name of its site.
+
+    That is the name of the class; with an axis where one node makes several of them.
+    """
+    free = [c for c in classes.classes.values() if refusal(rule, c, classes.graph) is None]
+    count = Counter(held.name for held in free)
+    out = []
+    for held in free:
+        axes = [m.axis for m in held.members if m.node == held.name and m.kind == "produce"]
+        crowded = count[held.name] > 1 and axes
+        out.append((f"{held.name}.axis{axes[0]}" if crowded else held.name, held))
+    return out
 
 
 def refusal(rule: Rule, held: AxisClass, graph: Graph) -> Refusal | None:

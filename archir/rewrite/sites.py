@@ -14,7 +14,7 @@ from archir.ir.graph import Graph
 from archir.ir.types import AttrValue
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
-from archir.rewrite.class_rules import SUFFIXES, class_at, plan_class, refusal
+from archir.rewrite.class_rules import class_at, plan_class, refusal, site_parts, sites_of
 from archir.rewrite.match import Failure, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
@@ -59,9 +59,8 @@ class Planner:
         """Every site of a rule, in program order."""
         if isinstance(rule.body, Reshaping):
             return [
-                Site(rule.name, held.name, held.size if isinstance(held.size, int) else None)
-                for held in self.classes.classes.values()
-                if refusal(rule, held, self.graph) is None
+                Site(rule.name, at, held.size if isinstance(held.size, int) else None)
+                for at, held in sites_of(rule, self.classes)
             ]
         matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
         return [Site(rule.name, match.root) for match in matcher.all()]
@@ -119,8 +118,7 @@ class Planner:
         name = at.removeprefix(f"{rule.name}@")
         if name in self.graph:
             return name
-        head, _, tail = name.rpartition(".")
-        if isinstance(rule.body, Reshaping) and tail in SUFFIXES and head in self.graph:
+        if isinstance(rule.body, Reshaping) and site_parts(self.graph, name) is not None:
             return name
         if any(n.name.startswith(f"{name}.") for n in self.graph):
             return self._within(rule, name)

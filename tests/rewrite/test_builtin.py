@@ -21,7 +21,7 @@ from archir.weights.functions import evaluate
 from archir.weights.init import init_weights
 from archir.weights.terms import Apply, IndexMap, Ref, Statistic
 
-from .nets import HEAD, IMAGE, LIBRARY, drift, equal, net, plan, with_term
+from .nets import HEAD, IMAGE, LIBRARY, drift, equal, failure, net, plan, with_term
 
 CHAIN = (
     IMAGE + "a = x |> conv(4, 3)\nn = a |> batch_norm\nr = n |> relu\nend = r |> conv(6, 3)" + HEAD
@@ -284,3 +284,30 @@ def test_every_site_that_is_listed_is_accepted() -> None:
                 arguments = planner.example_arguments(found, site.at)
                 made = planner.plan(found, site.at, arguments)
                 assert equal(made) == set(found.contract.function)
+
+
+def test_a_parameter_with_two_axes_has_two_sites() -> None:
+    free = net(
+        "input x: f32[N, 8]\nparam v: f32[8, 4]\nw = v * 2.0 |> b: linear(6) |> softmax\n"
+        "output y = x"
+    )
+    planner = Planner(free, STANDARD)
+    assert [s.at for s in planner.sites(LIBRARY["widen"])] == ["v.axis0", "v.axis1"]
+    for at, axis in (("v.axis0", 0), ("v.axis1", 1)):
+        made = planner.plan(LIBRARY["widen"], at, {"width": 9})
+        assert equal(made) == {"eval", "train"}
+        assert made.after.node("v").attrs["shape"][axis] == 9  # type: ignore[index]
+        assert drift(made) < 1e-12
+    found = failure(free, "widen", "v", width=9)
+    assert found.diagnostics[0].code == "A305"
+    assert "`v.axis0`, `v.axis1`" in found.diagnostics[0].message
+    assert found.status == 1
+
+
+def test_the_channels_of_a_linear_layer_are_its_last_axis() -> None:
+    body = "input x: f32[N, 8, 6]\na = x |> linear(5)\nr = a |> relu\noutput y = r |> b: linear(3)"
+    made = plan(net(body), "widen", "r", width=7)
+    assert equal(made) == {"eval", "train"}
+    assert made.after.node("a").attrs["out"] == 7
+    found = failure(net("input x: f32[N, 8, 6]\noutput y = x |> relu"), "widen", "relu", width=9)
+    assert found.diagnostics[0].node == "x"
