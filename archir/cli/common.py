@@ -121,7 +121,11 @@ def _failed(name: str, as_json: bool, failure: ArchirError) -> int:
 
 def _document(name: str, status: int, data: Mapping[str, Any]) -> int:
     document = {"schema": SCHEMA, "command": name, "status": status, **data}
-    return _print(json.dumps(document, indent=1), status)
+    try:
+        text = json.dumps(document, indent=1)
+    except (TypeError, ValueError) as failure:
+        return _failed(name, True, _internal(failure))
+    return _print(text, status)
 
 
 def _print(text: str, status: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from archir.diag import Span
 from archir.ir.dims import Dim, symbol
-from archir.ir.types import DTYPES, AttrValue, TensorType
+from archir.ir.types import DTYPES, MAX_RANK, AttrValue, TensorType
 from archir.lang import tree as t
 from archir.lang.naming import place
 from archir.lang.nodes import Given, Use, operator
@@ -268,10 +268,20 @@ def _type(expr: t.TypeExpr, frame: Frame) -> TensorType | None:
             expr.dtype.span,
             hint=suggest(dtype, DTYPES, f"one of {', '.join(DTYPES)}"),
         )
+    if len(expr.dims) > MAX_RANK:
+        rank = len(expr.dims)
+        frame.report("A123", f"a tensor has at most {MAX_RANK} axes, this one {rank}", expr.span)
+        return None
     symbolic = isinstance(frame.statement, t.InputStatement)
     shape = [_dim(dim, frame, symbolic=symbolic) for dim in expr.dims]
     known = tuple(size for size in shape if size is not None)
-    return TensorType(dtype, known) if fine and len(known) == len(shape) else None
+    if not fine or len(known) != len(shape):
+        return None
+    type_ = TensorType(dtype, known)
+    if not type_.is_representable:
+        frame.report("A123", "no machine holds a tensor of that size", expr.span)
+        return None
+    return type_
 
 
 def _dim(expr: t.Expr, frame: Frame, *, symbolic: bool) -> int | Dim | None:

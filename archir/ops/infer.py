@@ -212,7 +212,17 @@ def _instance(
         params[param.role] = TensorType(
             param.dtype or dtype, tuple(size for size in shape if size is not None)
         )
+    for type_ in (*results, *params.values()):
+        if not type_.is_representable:
+            raise OpError(
+                "A122", f"`{op.name}` makes a tensor too large for any machine: {_short(type_)}"
+            )
     return Instance(axes, sizes, tuple(results), params)
+
+
+def _short(type_: TensorType) -> str:
+    text = str(type_)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _expanded(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> Expanded:

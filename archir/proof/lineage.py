@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from archir.diag import ArchirError, error
-from archir.files import writing
+from archir.files import cannot_write, writing
 from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
 from archir.proof.certificate import ATTESTED, Certificate, text_hash, weights_hash
@@ -88,7 +88,10 @@ class Lineage:
         """Write to a folder what replaying a certificate needs and is not there yet."""
         texts, tensors = needed(certificate)
         if texts or tensors:
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as reason:
+                raise cannot_write(folder, reason) from reason
         for digest in texts:
             target = folder / f"{digest}.arch"
             if not target.exists():
