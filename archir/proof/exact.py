@@ -145,9 +145,7 @@ def feeds_of(plan: Plan, trial: Trial, mode: Mode) -> dict[Value, Array]:
     k, region, batch = trial.arithmetic, trial.region, _batch(trial.region, mode)
     rng = np.random.Generator(np.random.PCG64([trial.seed, 0xFEED]))
     values = dict.fromkeys(region.feeds)
-    values.update(
-        {Value(name): None for name in plan.before.inputs if _reads(region, name)}
-    )
+    values.update({Value(name): None for name in plan.before.inputs if _reads(region, name)})
     return {v: _draw(k, rng, shape_in_check(plan.before.type_of(v), batch)) for v in values}
 
 

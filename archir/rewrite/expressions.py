@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -16,7 +16,7 @@ from archir.lang import tree as t
 from archir.ops.classes import Structure, lift
 from archir.rewrite.names import OF_TENSORS
 from archir.weights.functions import FUNCTIONS
-from archir.weights.terms import Apply, IndexMap, Ref, Statistic, Term
+from archir.weights.terms import Apply, Argument, IndexMap, Ref, Statistic, Term
 
 Result = AttrValue | Term | IndexMap
 MAX_SIZE = 1 << 20
@@ -180,8 +180,22 @@ def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result
     counted = scope.along is not None and isinstance(b, Apply) and b.function == "count"
     if counted and function in ("multiply", "divide"):
         assert scope.along is not None
-        return Apply(f"{function}_along", (a, b, scope.along.axis))  # type: ignore[arg-type]
-    return Apply(function, (a, b))  # type: ignore[arg-type]
+        return _apply(f"{function}_along", (a, b, scope.along.axis), span)
+    return _apply(function, (a, b), span)
+
+
+def _apply(function: str, args: Iterable[Result], span: Span) -> Apply:
+    return Apply(function, tuple(_argument(arg, span) for arg in args))
+
+
+def _argument(value: Result, span: Span) -> Argument:
+    if isinstance(value, Ref | Statistic | Apply | IndexMap | int | float):
+        return value
+    if isinstance(value, tuple):
+        whole = tuple(v for v in value if isinstance(v, int))
+        if len(whole) == len(value):
+            return whole
+    raise error("A211", f"no weight function takes {_show(value)}", span=span)
 
 
 def _call(call: t.Call, scope: Scope) -> Result:
@@ -199,7 +213,7 @@ def _call(call: t.Call, scope: Scope) -> Result:
     function = FUNCTIONS.get(name)
     if function is None:
         raise error("A208", f"there is no weight function `{name}`", span=call.callee.span)
-    return Apply(name, tuple(args))  # type: ignore[arg-type]
+    return _apply(name, args, call.span)
 
 
 def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
