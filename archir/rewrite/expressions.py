@@ -145,7 +145,7 @@ def _safe(function: Callable[..., Any], args: tuple[Any, ...], span: Span) -> At
 def _show(value: object) -> str:
     if isinstance(value, IndexMap):
         return "an index map"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = str(value).lower() if isinstance(value, bool | None) else repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -360,7 +360,7 @@ def test_rules_that_lack_a_weight() -> None:
         ("new.weight = true", "A211", "given no weight"),
         ("new.weight = ones(1) // 2", "A211", "`//` has no meaning for weights"),
         ("new.weight = zeros(1 / 0)", "A211", "division by zero"),
-        ('new.weight = zeros("many")', "A211", "no weight function takes 'many'"),
+        ("new.weight = zeros(none)", "A211", "no weight function takes none"),
         ("new.weight = ones(1) * [0.5]", "A211", "no weight function takes (0.5,)"),
         ("new.weight = zeros([1, 2] * 99)", "A211", "(1, 2) and 99"),
         ("new.weight = zeros(99999999999 * 99999999999)", "A211", "too large"),
