@@ -124,7 +124,7 @@ def _document(name: str, status: int, data: Mapping[str, Any]) -> int:
     try:
         text = json.dumps(document, indent=1)
     except (TypeError, ValueError) as failure:
-        return _failed(name, True, _internal(failure))
+        return _failed(name, as_json=True, failure=_internal(failure))
     return _print(text, status)
 
 

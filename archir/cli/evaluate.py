@@ -29,6 +29,9 @@ def evaluate(
     """
     from archir.api import no_weights
     from archir.train.data import load_data
+    from archir.train.device import resolve
+
+    resolve(device)  # says so where there is no torch, or no such device
     from archir.train.evaluate import evaluate as score
 
     network = options.network(file, param, weights=weights, init=init)

@@ -69,9 +69,7 @@ def test_output_over_the_input(archir: Archir, net: Path) -> None:
     assert archir("verify", net).status == 0
 
 
-def test_a_network_without_weights_is_not_put_beside_those_of_another(
-    archir: Archir, net: Path
-) -> None:
+def test_a_network_without_weights_is_not_put_beside_others(archir: Archir, net: Path) -> None:
     bare = Path(shutil.copy(EXAMPLES / "digits.arch", net.with_name("bare.arch")))
     words = ("rewrite", bare, *DEEPEN, "-o", net, "--json")
     assert code(archir(*words)) == (2, "A603")
@@ -320,7 +318,8 @@ CERTIFICATES: Mapping[str, bytes] = {
         b'"steps": [{}]}'
     ),
     "params that are no mapping": (
-        b'{"format": "archir-certificate", "version": 1, "params": 3, "parameters": [], "steps": []}'
+        b'{"format": "archir-certificate", "version": 1, "params": 3, "parameters": [], '
+        b'"steps": []}'
     ),
 }
 

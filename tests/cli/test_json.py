@@ -18,7 +18,7 @@ from archir.cli.main import VERBS, group
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Archir = Callable[..., Any]
 
-COMMANDS = tuple(verb for verb in VERBS if verb != "weights") + ("weights init",)
+COMMANDS = (*(verb for verb in VERBS if verb != "weights"), "weights init")
 
 GOOD: dict[str, tuple[str, ...]] = {
     "new": ("new", "digits", "-o", "copy.arch"),
