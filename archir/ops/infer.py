@@ -161,6 +161,26 @@ def equations_of(op: Op) -> tuple[tuple[Axis | Star, str], ...]:
     return tuple(parsed)
 
 
+def check_count(op: Op, count: int) -> None:
+    """Refuse a use with too few or too many operands.
+
+    Raises:
+        OpError: A104.
+    """
+    least, most = op.operands
+    if count < least or (most is not None and count > most):
+        wanted = (
+            str(least)
+            if most == least
+            else f"{least} or more"
+            if most is None
+            else f"{least} to {most}"
+        )
+        raise OpError(
+            "A104", f"`{op.name}` takes {wanted} tensor{'s' * (wanted != '1')}, got {count}"
+        )
+
+
 def instance(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> Instance:
     """Infer a use: sizes of all axes, types of the results, shapes of the parameters.
 
@@ -175,18 +195,10 @@ def _instance(
     op: Op, items: tuple[tuple[str, AttrValue], ...], types: tuple[TensorType, ...]
 ) -> Instance:
     attrs = dict(items)
-    least, most = op.operands
-    if len(types) < least or (most is not None and len(types) > most):
-        wanted = (
-            str(least)
-            if most == least
-            else f"{least} or more"
-            if most is None
-            else f"{least} to {most}"
-        )
-        raise OpError(
-            "A104", f"`{op.name}` takes {wanted} tensor{'s' * (wanted != '1')}, got {len(types)}"
-        )
+    check_count(op, len(types))
+    if op.result_dtype is None and len({t.dtype for t in types}) > 1:
+        shapes = " and ".join(map(str, types))
+        raise OpError("A110", f"`{op.name}` reads tensors of different element types: {shapes}")
     axes = _expanded(op, attrs, types)
     sizes = _sizes(op, attrs, types, axes)
     dtype = (

@@ -192,3 +192,13 @@ def test_cost_of_a_network() -> None:
 def test_two_operators_of_one_name() -> None:
     with pytest.raises(ValueError, match="two operators are named relu"):
         OpSet([STANDARD["relu"], STANDARD["relu"]])
+
+
+def test_element_types_are_not_mixed() -> None:
+    one, other = TensorType("f32", (2, 3)), TensorType("i64", (2, 3))
+    for name in ("add", "mul", "concat"):
+        op = STANDARD[name]
+        attrs = bind_attrs(op, {}, (one, one))
+        instance(op, attrs, (one, one))
+        with pytest.raises(OpError, match=r"f32\[2, 3\] and i64\[2, 3\]"):
+            instance(op, attrs, (one, other))
