@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archir.cli import options
-from archir.cli.common import Report, parse_settings, parse_value
+from archir.cli.common import Report, parse_settings
 from archir.cli.common import command as make
 from archir.cli.options import human
 from archir.diag import error
@@ -38,12 +38,11 @@ def _applications(
                 mine[parameter if dot else key] = value
         found.append(Application(name, site or at, mine))
     if script is not None:
-        for line in read_source(script).text.splitlines():
+        for number, line in enumerate(read_source(script).text.splitlines(), 1):
             words = line.split("#")[0].split()
             if words:
                 name, _, site = words[0].partition("@")
-                pairs = (word.partition("=") for word in words[1:])
-                arguments = {key: parse_value(value) for key, _, value in pairs}
+                arguments = parse_settings(tuple(words[1:]), f"{script}:{number}:")
                 found.append(Application(name, site or at, arguments))
     if not found:
         raise error("A609", "no rule is named", hint="--rule RULE, or --script FILE")

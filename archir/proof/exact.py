@@ -194,7 +194,8 @@ def _parameters(
 
 def _compare(name: str, a: Array, b: Array) -> Mismatch | None:
     if a.shape != b.shape:
-        return Mismatch(name, (), max(a.size, b.size), a.size)
+        shapes = (f"of shape {list(a.shape)}", f"of shape {list(b.shape)}")
+        return Mismatch(name, (), max(a.size, b.size), a.size, *shapes)
     differs = (a != b) if a.dtype == object else balance(np.asarray(a - b)) != 0
     if not differs.any():
         return None
