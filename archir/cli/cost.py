@@ -5,7 +5,7 @@ from __future__ import annotations
 from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
-from archir.cli.options import human
+from archir.cli.options import human, memory
 from archir.ops import installed_ops
 from archir.ops.cost import cost as cost_of
 
@@ -23,7 +23,7 @@ def cost(file: str, param: tuple[str, ...]) -> Report:
         for index, value in enumerate((1, layer.params, layer.macs, layer.activation_bytes)):
             sums[index] += value
     rows = [
-        (op, sums[0], f"{sums[1]:,}", human(sums[2]), f"{sums[3] / 2**20:.2f}")
+        (op, sums[0], f"{sums[1]:,}", human(sums[2]), memory(sums[3]))
         for op, sums in sorted(by_op.items(), key=lambda item: -item[1][2])
     ]
     rows.append(
@@ -32,10 +32,10 @@ def cost(file: str, param: tuple[str, ...]) -> Report:
             len(graph),
             f"{total.params:,}",
             human(total.macs),
-            f"{total.activation_bytes / 2**20:.2f}",
+            memory(total.activation_bytes),
         )
     )
-    headers = ("op", "count", "params", "MACs", "activations MiB")
+    headers = ("op", "count", "params", "MACs", "activations")
     text = options.table(headers, rows, right=(1, 2, 3, 4))
     data = {
         "file": file,

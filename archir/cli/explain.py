@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 
 import click
 
@@ -41,7 +42,7 @@ def _code(code: str) -> Report:
         raise error("A609", f"there is no code {code}", hint=hint)
     found = CODES[code]
     data = {"code": code, "title": found.title, "explanation": found.explanation}
-    return Report(data, f"{code}: {found.title}\n\n{found.explanation}")
+    return Report(data, f"{code}: {found.title}\n\n{textwrap.fill(found.explanation, 80)}")
 
 
 def _rule(

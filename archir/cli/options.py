@@ -97,6 +97,11 @@ def human(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def memory(bytes_: int) -> str:
+    """A number of bytes as people read it: 4.0 KiB, 26.5 MiB."""
+    return f"{bytes_ / 2**10:,.1f} KiB" if bytes_ < 2**20 else f"{bytes_ / 2**20:,.1f} MiB"
+
+
 def table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()
 ) -> str:

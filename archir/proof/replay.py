@@ -34,7 +34,7 @@ from archir.weights.terms import Statistic
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What comes of facts that no archir wrote."""
 
-SHOWN = 3
+SHOWN = 1
 """How many uses of a step its name lists."""
 
 

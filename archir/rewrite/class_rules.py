@@ -143,9 +143,10 @@ def plan_class(
     graph, ops = classes.graph, classes.ops
     stop = refusal(rule, held, graph)
     if stop is not None:
+        where = "" if stop.node == site else f"at {stop.node}, "
         raise error(
             "A303",
-            f"`{rule.name}` does not apply at {site}: at {stop.node}, {stop.reason}",
+            f"`{rule.name}` does not apply at {site}: {where}{stop.reason}",
             node=stop.node,
             hint=stop.hint,
         )

@@ -19,7 +19,9 @@ def describe(planner: Planner, rule: Rule, at: str) -> list[str]:
         held = class_at(planner.classes, planner.graph, planner.resolve(rule, at))
     except ArchirError:
         return lines
-    lines.append(f"  the class of {held.name}: {held.size} channels, in {len(held.nodes)} nodes")
+    count = len(held.nodes)
+    nodes = "node" if count == 1 else "nodes"
+    lines.append(f"  the class of {held.name}: {held.size} channels, in {count} {nodes}")
     members = (f"    {m.path} (axis {m.axis}) {VERBS[m.kind]}" for m in held.members)
     lines += dict.fromkeys(members)  # a tied weight is a member for each of its uses
     lines += [f"  blocked at {o.node}: {o.reason}" for o in held.obstacles]

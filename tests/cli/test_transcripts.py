@@ -1,0 +1,95 @@
+"""What a user reads: transcripts of commands, word for word.
+
+`pytest tests/cli --update-golden` writes them anew; times and digits that depend on the machine
+are no part of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "cli"
+Archir = Callable[..., Any]
+
+SESSIONS: dict[str, tuple[str, ...]] = {
+    "look": ("check net.arch", "show net.arch", "cost net.arch", "rules net.arch", "rules", "new"),
+    "rewrite": (
+        "weights init net.arch --seed 1 --random-statistics",
+        "rewrite net.arch --rule deepen --at stem.relu --dry-run",
+        "rewrite net.arch --rule widen --at tail.conv --set width=40 -o wider.arch",
+        "rewrite wider.arch --rule deepen.batch_norm --at all -o deeper.arch",
+        "verify deeper.arch",
+    ),
+    "refused": (
+        "rewrite net.arch --rule widen --at fc2 --set width=20 --dry-run",
+        "rewrite net.arch --rule widen --at stem.conv --set width=8 --dry-run",
+        "rewrite net.arch --rule widen --at stem.conv --dry-run",
+        "rewrite net.arch --rule widen --dry-run",
+        "rewrite net.arch --rule deepen --at relu --dry-run",
+        "rewrite net.arch --rule deepen --at stem.relu --set kernel=4 --dry-run",
+        "rewrite net.arch --rule depen --at stem.relu --dry-run",
+        "rewrite net.arch --rule deepen --at stem.rellu --dry-run",
+        "rewrite net.arch --rule deepen --at stem.relu --max-params 14000 --dry-run",
+        "explain net.arch --rule widen --at fc2",
+        "explain net.arch --rule widen --at stem.conv",
+        "explain net.arch --rule deepen --at stem.relu",
+        "explain A303",
+        "explain A999",
+    ),
+    "wrong": (
+        "check absent.arch",
+        "check broken.arch net.arch",
+        "fmt --check broken.arch net.arch",
+        "chek net.arch",
+        "rewrite net.arch --rule deepen --at stem.relu",
+        "eval net.arch",
+        "new digit",
+        "verify net.arch",
+    ),
+}
+BROKEN = """version 1
+arch broken {
+    input image: f32[N, 3, 32, 32]
+    a = image |> conv(16, 3) |> rellu
+    b = image |> conv(8, 3, 2)
+    output a + b + c
+}
+"""
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_transcript(
+    archir: Archir,
+    session: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    update_golden: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    shutil.copy(ROOT / "examples" / "digits.arch", "net.arch")
+    Path("broken.arch").write_text(BROKEN)
+    lines = []
+    for command in SESSIONS[session]:
+        answer = archir(*shlex.split(command))
+        lines += [f"$ archir {command}", answer.out + answer.err + f"[{answer.status}]", ""]
+    text = steady("\n".join(lines))
+    file = GOLDEN / f"{session}.txt"
+    if update_golden:
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
+    ours = [line for line in text.splitlines() if line[:1] not in "+-"]
+    assert max(map(len, ours)) <= 120
+
+
+def steady(text: str) -> str:
+    """A transcript without what rounding and engines decide: the drift."""
+    return re.sub(r"(max\|a-b\|/max\|a\| = )\S+ \(\w+, ", r"\1... (..., ", text)
