@@ -132,6 +132,9 @@ class _Editor:
         changes: dict[int, list[tuple[Scope, t.Call, str, str, Edit]]] = defaultdict(list)
         for old, new in pairs:
             origin = self.program.origins[new.name]
+            if isinstance(origin.site, t.TensorStatement):
+                self.edits[id(origin.scope.instance)] += _sizes(old, new, origin.site)
+                continue
             call = call_of(origin.site)
             if call is None or origin.index is not None:
                 raise CannotEdit(f"{new.name} is not a call of its own")
@@ -499,6 +502,21 @@ class _Editor:
 
 def _local(name: str, scope: Scope) -> str:
     return name[len(scope.path) + 1 :] if scope.path else name
+
+
+def _sizes(old: Node, new: Node, statement: t.TensorStatement) -> list[Edit]:
+    """The edits of a free tensor's stated sizes."""
+    was, now = old.attrs["shape"], new.attrs["shape"]
+    rest = [{k: v for k, v in n.attrs.items() if k != "shape"} for n in (old, new)]
+    assert isinstance(was, tuple)
+    assert isinstance(now, tuple)
+    if repr(rest[0]) != repr(rest[1]) or len(was) != len(now):
+        raise CannotEdit(f"more than the sizes of {new.name} changes")
+    return [
+        Edit(dim.span.start, dim.span.end, words.write_value(b))
+        for dim, a, b in zip(statement.type.dims, was, now, strict=True)
+        if a != b
+    ]
 
 
 def _number(name: str, taken: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from archir.ir.graph import Graph, Value
 from archir.ir.same import difference
 from archir.lang import Program, edit, format_text, print_graph
 from archir.ops import STANDARD
+from archir.ops.infer import infer
 
 from .graphs import build, deepen, example, rewire, widen
 
@@ -163,3 +165,36 @@ def test_a_text_that_was_not_formatted_stays_so() -> None:
     program = build("arch n { input x : f32[ N,4 ]\n  y=x|>linear(5)|>relu\n output y }")
     text, _ = changed(program, lambda g: widen(g, ["y.linear"], 9))
     assert text == program.source.text.replace("linear(5)", "linear(9)")
+
+
+def test_free_tensors_take_their_new_sizes() -> None:
+    program = build("""# head
+block scaled(width) {
+    param gamma: f32[width, 1, 1] = 0.5  # trained
+    output (input |> c: conv(width, 3)) * gamma + 1
+}
+
+arch n {
+    input x: f32[N, 3, 8, 8]
+    buffer shift: f32[6, 1, 1] = 0.25  # not trained
+    y = x |> scaled(6)
+    z = y + shift  # sum
+    output z |> relu |> end: conv(2)
+}
+""")
+
+    def change(graph: Graph) -> Graph:
+        builder = graph.edit()
+        for at, attr, value in (
+            ("y.c", "out", 9),
+            ("y.gamma", "shape", (9, 1, 1)),
+            ("shift", "shape", (9, 1, 1)),
+        ):
+            node = builder.nodes[at]
+            builder.nodes[at] = replace(node, attrs={**node.attrs, attr: value})
+        return infer(builder.build(), STANDARD)
+
+    text, lines = changed(program, change)
+    assert all(f"# {word}" in text for word in ("head", "trained", "not trained", "sum"))
+    assert "buffer shift: f32[9, 1, 1] = 0.25" in text
+    assert len(lines) <= 8
