@@ -317,6 +317,11 @@ CODES: dict[str, Code] = {
         "Replaying a certificate needs the parents in the `.lineage` folder beside the network, "
         "each under the hash of its content. Copy the folder along with the network.",
     ),
+    "A405": Code(
+        "a use that cannot be checked",
+        "The rule's weights divide by a number that is 0 in every trial, so there is nothing to "
+        "compare. Maps divide by counts and by roots of variances; by single weights they cannot.",
+    ),
     "A410": Code(
         "wrong syntax in a file of axioms",
         "An axiom is a name, its modes, a text, declared variables, an equation and its side "

@@ -176,8 +176,8 @@ def _against(
         return _shape_and_cost(found.plan, rule, ops)
     if aspect == "train" and dropout_in(region_of(found.plan), ops) is not None:
         return None
-    trial = trial_of(found.plan, seed=found.number, arithmetic=Rational())
     try:
+        trial = trial_of(found.plan, seed=found.number, arithmetic=Rational())
         check = check_use(found.plan, ops, aspect, trial=trial)
     except (ZeroDivisionError, ValueError):
         return None  # outside what the operators are defined on

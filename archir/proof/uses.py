@@ -16,6 +16,8 @@ from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
 from archir.rewrite.plan import Plan, dropout_in
 from archir.weights.terms import Statistic, statistics
 
+DRAWS = 4
+"""How many times random numbers are drawn until a map divides by none of them that is 0."""
 SMALL = 20_000
 """Up to how many numbers exact fractions may decide what the field cannot."""
 
@@ -85,11 +87,25 @@ def check_plan(plan: Plan, ops: OpSet, *, seed: int = 0) -> tuple[list[ExactChec
     """Check a plan in every mode its rule claims.
 
     Raises:
-        ArchirError: A401, the two sides differ; the value and the first entry are named.
+        ArchirError: A401, the two sides differ; the value and the first entry are named. A405,
+            the rule's map divides by 0 whatever is drawn.
     """
+    for draw in range(DRAWS):
+        try:
+            return _check(plan, ops, trial_of(plan, seed=seed + draw))
+        except ZeroDivisionError:
+            continue
+    raise error(
+        "A405",
+        f"`{plan.rule.name}` at {plan.site} cannot be checked: its weights divide by 0",
+        span=plan.rule.span,
+        hint="a map that divides by single weights is not defined where one of them is 0",
+    )
+
+
+def _check(plan: Plan, ops: OpSet, trial: Trial) -> tuple[list[ExactCheck], dict[str, str]]:
     checks: list[ExactCheck] = []
     skipped: dict[str, str] = {}
-    trial = trial_of(plan, seed=seed)
     for mode in plan.rule.contract.function:
         random = dropout_in(trial.region, ops) if mode == "train" else None
         if random is not None:

@@ -266,3 +266,15 @@ def test_the_command(tmp_path, monkeypatch) -> None:
     assert run(str(right)).exit_code == UNSUPPORTED
     assert run("deepen").exit_code == 0
     assert run("no_such_rule").exit_code == 2
+
+
+def test_a_map_that_divides_by_zero_has_no_verdict(read) -> None:
+    """Nothing of it can be tried; that is no fault of archir's."""
+    scaled = """rule scaled {
+    "A weight divided by nothing."
+    preserves function in eval
+    match   { y = x |> c: conv(o) }
+    replace { y = x |> c: conv(o, c.kernel, c.stride, c.padding, c.dilation, c.groups) }
+    weights { c.weight = c.weight / zeros(1) }
+}"""
+    assert tried(read(scaled), STANDARD).kind == "unknown"

@@ -8,10 +8,11 @@ from archir.diag import ArchirError
 from archir.ir.graph import Graph, Value
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Rational
-from archir.proof.exact import check_use
+from archir.proof import uses
+from archir.proof.exact import Trial, check_use, trial_of
 from archir.proof.uses import check_plan
 from archir.rewrite.match import Failure, Match, Matcher
-from archir.rewrite.plan import region_of
+from archir.rewrite.plan import Plan, region_of
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner
 
@@ -293,6 +294,34 @@ def test_a_wrong_rule_is_refuted_at_use() -> None:
             check_plan(plan(graph, wrong, "a.relu"), STANDARD)
         assert caught.value.diagnostics[0].code == "A401"
         assert caught.value.diagnostics[0].node == "a.relu"
+
+
+def test_a_map_that_divides_by_nothing_cannot_be_checked() -> None:
+    graph = net(IMAGE + "end = x |> conv(4)" + HEAD)
+    for divisor in ("zeros(1)", "(c.weight - c.weight)"):
+        wrong = rule(f"""rule wrong() {{
+            match   {{ y = x |> c: conv(o) }}
+            replace {{ y = x |> c: conv(o, c.kernel, c.stride, c.padding) }}
+            weights {{ c.weight = c.weight / {divisor} }}
+        }}""")
+        with pytest.raises(ArchirError) as caught:
+            check_plan(plan(graph, wrong, "end"), STANDARD)
+        assert [d.code for d in caught.value.diagnostics] == ["A405"]
+
+
+def test_another_draw_where_a_weight_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(net(IMAGE + "end = x |> relu" + HEAD), "deepen", "end")
+    seeds = []
+
+    def unlucky(plan: Plan, *, seed: int) -> Trial:
+        seeds.append(seed)
+        if len(seeds) == 1:
+            raise ZeroDivisionError
+        return trial_of(plan, seed=seed)
+
+    monkeypatch.setattr(uses, "trial_of", unlucky)
+    assert equal(made) == {"eval", "train"}
+    assert seeds == [0, 1]
 
 
 def test_what_an_order_decides_goes_to_fractions() -> None:
