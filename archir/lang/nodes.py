@@ -10,7 +10,7 @@ from archir.diag import Span
 from archir.lang import tree as t
 from archir.lang.program import Draft, Site, Tensor
 from archir.lang.state import MAX_NODES, MAX_STEPS, POISON, Frame, Poison, State, suggest
-from archir.ops.infer import OpError, bind_attrs, instance
+from archir.ops.infer import OpError, bind_attrs, check_count, instance
 from archir.ops.record import Op
 
 
@@ -40,6 +40,7 @@ def operator(use: Use, operands: tuple[Tensor, ...], given: Given, frame: Frame)
     op = frame.state.ops[use.name]
     types = tuple(operand.type for operand in operands)
     try:
+        check_count(op, len(types))
         attrs = bind_attrs(op, given.attrs, types)
         found = instance(op, attrs, types)
     except OpError as problem:
@@ -47,6 +48,8 @@ def operator(use: Use, operands: tuple[Tensor, ...], given: Given, frame: Frame)
         if problem.code == "A112":
             known = [a.name for a in op.attrs] + [p.role for p in op.params]
             hint = suggest(problem.attr, known, _attributes(op))
+        elif problem.code == "A104" and not operands:
+            hint = f"pipe one in: `x |> {op.name}(...)`"
         elif problem.code == "A113":
             hint = hint or _attributes(op)
         return frame.report(

@@ -53,6 +53,8 @@ _VALUES = {"PATH", "INT", "FLOAT", "STRING", "LPAR", "LSQB", "MINUS", "INPUT", "
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "DOUBLE_SLASH", "PERCENT", "COMPARE", "AND", "OR"}
 _STATEMENTS = {"LET", "OUTPUT", "PARAM", "BUFFER", "PREPROCESS"}
 _ITEMS = {"BLOCK", "ARCH"}
+_OPENERS = {*_STATEMENTS, *_ITEMS, "INPUT"}
+"""What begins a statement or an item, where it begins a line."""
 
 
 @lru_cache(maxsize=1)
@@ -243,14 +245,17 @@ class _Recovery:
         else:
             span = Span(self.source, token.start_pos or 0, token.end_pos or 0)
             message = f"expected {expected}, found `{_short(str(token))}`"
-        hint = self._hint(token, before)
+        hint = self._hint(token, before, accepted)
         self.found.append(Diagnostic("A001", message, span, "unexpected", hint))
 
-    def _hint(self, token: Token | None, before: Token | None) -> str:
+    def _hint(self, token: Token | None, before: Token | None, accepted: set[str]) -> str:
         if token is None:
             return "a closing `}` may be missing"
         word = str(token)
         after = str(before) if before is not None else ""
+        if word in KEYWORDS and self._leads(token) and token.type in _OPENERS:
+            closing = [TOKENS[kind] for kind in ("RPAR", "RSQB", "RBRACE") if kind in accepted]
+            return f"a closing {closing[0]} may be missing before it" if closing else ""
         if word in KEYWORDS:
             return (
                 f"`{word}` is a keyword; a name that is spelled so is back-quoted: `` `{word}` ``"
