@@ -15,7 +15,7 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.diag import CHECK_FAILED, ArchirError
 
-CORE = ("click", "lark", "networkx", "numpy", "rich", "safetensors")
+CORE = ("click", "lark", "networkx", "numpy", "rich", "safetensors", "threadpoolctl")
 EXTRAS = {
     "torch": ("torch",),
     "onnx": ("onnx", "onnxruntime-gpu|onnxruntime"),

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from archir.ir.dims import substitute, symbols_of
 from archir.ir.graph import Node, Value
@@ -106,7 +107,9 @@ def check_use(
     trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
     k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
     feeds = feeds_of(plan, trial, mode)
-    with ThreadPoolExecutor(1) as beside:  # NumPy lets go of the interpreter in long operations
+    # NumPy lets go of the interpreter in long operations; two threads of BLAS would only wait
+    # for each other.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
         wanted = [a for a, _ in region.checks]
         other = beside.submit(run, plan.before, ops, k, feeds, old, wanted=wanted, mode=mode)
         right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
