@@ -98,5 +98,6 @@ def outputs(
     if forward is not None:
         return forward(graph, weights, feeds, values=wanted)
     fed: dict[Value, Any] = {Value(name): array for name, array in feeds.items()}
-    found = run(graph, ops, Floating(np.float32), fed, weights, wanted=wanted)
+    with np.errstate(all="ignore"):  # the outputs are looked at afterwards
+        found = run(graph, ops, Floating(np.float32), fed, weights, wanted=wanted)
     return [found.values[v] for v in wanted]

@@ -196,9 +196,10 @@ def _step(
     if step.kind == "init":
         text = end.program.source.text if end else lineage.text(step.after.text)
         made = load(Source("parent.arch", text), ops, params)
-        weights = init_weights(
-            made.graph, ops, step.facts["seed"], random_statistics=step.facts["random_statistics"]
-        )
+        seed, spread = step.facts["seed"], step.facts["random_statistics"]
+        if type(seed) is not int or type(spread) is not bool:
+            raise TypeError("a seed is an integer, random_statistics true or false")
+        weights = init_weights(made.graph, ops, seed, random_statistics=spread)
         moment = _Moment(made, weights)
         return [_compared(name, moment, step.after)], moment
     if before is None:

@@ -119,8 +119,9 @@ def apply_terms(
             out[path] = weights[path]
             continue
         dtype = numpy_dtype(parameter.type.dtype)
-        value = evaluate(term, Floating(_wide(dtype)), weights, measured)
-        out[path] = np.asarray(value, dtype=dtype, order="C")
+        with np.errstate(all="ignore"):  # what is not finite shows in the drift
+            value = evaluate(term, Floating(_wide(dtype)), weights, measured)
+            out[path] = np.asarray(value, dtype=dtype, order="C")
     return out
 
 

@@ -22,6 +22,7 @@ from archir.weights.store import load_weights, save_weights
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Archir = Callable[..., Any]
 Step = dict[str, Any]
+pytestmark = pytest.mark.xdist_group("tampering")  # its networks are trained once
 
 
 @pytest.fixture(scope="module")
