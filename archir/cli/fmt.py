@@ -26,12 +26,18 @@ def fmt(files: tuple[str, ...], check: bool) -> Report:
         except ArchirError as failure:
             failures.append(failure)
     word = "would be formatted" if check else "formatted"
-    lines = [f"{path}: {word}" for path in changed]
+    lines = [f"{path}: {word}{_certified(path)}" for path in changed]
     unchanged = len(files) - len(changed) - len(failures)
     lines.append(f"{unchanged} of {len(files)} files unchanged")
     status = CHECK_FAILED if check and changed else 0
     data = {"changed": changed, "files": list(files)}
     return Report(data, "\n".join(lines), status).after(failures)
+
+
+def _certified(path: str) -> str:
+    """A word of warning where a certificate is for the text as it was."""
+    beside = Path(path).with_suffix(".cert.json")
+    return f"; {beside.name} is for the layout before" if beside.is_file() else ""
 
 
 def _lay_out(path: str, *, check: bool) -> bool:

@@ -189,7 +189,11 @@ command = make(
         "--at", metavar="SITE", help="A path, a glob, `all`, `random`. See `archir rules FILE`."
     ),
     click.option(
-        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A rule's parameter; RULE.NAME=VALUE where there are several rules.",
     ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),

@@ -11,6 +11,7 @@ from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.diag import CHECK_FAILED, ArchirError
+from archir.files import read_source
 
 if TYPE_CHECKING:
     from archir.proof.replay import Finding
@@ -27,12 +28,11 @@ def verify(file: str, weights: str | None) -> Report:
     from archir.proof.replay import Finding
     from archir.weights.store import is_untouched
 
+    read_source(Path(file))
     read_certificate(certificate_path(Path(file)))
     try:
         network = load(file, weights=weights, unchecked=True)
     except ArchirError as failure:
-        if not Path(file).is_file():
-            raise
         found = "; ".join(d.message for d in failure.diagnostics[:3])
         return _report(file, [Finding("network", "reading", holds=False, detail=found)])
     with options.spinner("verifying") as report:

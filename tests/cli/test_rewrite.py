@@ -195,6 +195,14 @@ def test_calibration_moves_the_statistics(archir: Archir, net: Path) -> None:
     )
 
 
+def test_fmt_says_that_a_certificate_was_for_another_layout(archir: Archir, net: Path) -> None:
+    assert archir("fmt", net).out == "1 of 1 files unchanged\n"
+    net.write_text(net.read_text().replace("input image", "input   image"))
+    answer = archir("fmt", net)
+    assert answer.out.startswith(f"{net}: formatted; net.cert.json is for the layout before\n")
+    assert archir("verify", net).status == 0  # it is the layout it had at first
+
+
 # ---- rules of the user's
 
 MINE = """
