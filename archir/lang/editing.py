@@ -464,6 +464,9 @@ class _Editor:
                 continue
             if len(set(wanted)) == 1:
                 edits += self._switch(call, wanted[0], scope)
+                label, at = _named_by_block(calls[0]), calls[0].site.span.start
+                if label and wanted[0][0] != call.callee.text:
+                    edits.append(Edit(at, at, f"{t.write_path(label)}: "))
             else:
                 edits.append(self._unroll(calls, call, wanted, scope))
         return edits
@@ -483,6 +486,7 @@ class _Editor:
         site = calls[0].site
         assert isinstance(site, t.Stage)
         span = call.span
+        label = calls[0].label or _named_by_block(calls[0])
         parts: list[str] = []
         index = 0
         while index < len(wanted):
@@ -490,8 +494,7 @@ class _Editor:
             while run < len(wanted) and wanted[run] == wanted[index]:
                 run += 1
             text = apply(self.text, self._switch(call, wanted[index], scope), span.start, span.end)
-            label = calls[0].label
-            if label is None:
+            if not label:
                 parts.append(f"{run - index} * {text}" if run - index > 1 else text)
             else:
                 path = t.write_path
@@ -517,6 +520,14 @@ def _sizes(old: Node, new: Node, statement: t.TensorStatement) -> list[Edit]:
         for dim, a, b in zip(statement.type.dims, was, now, strict=True)
         if a != b
     ]
+
+
+def _named_by_block(scope: Scope) -> str:
+    """The path of an unlabelled instance in an output, which comes from its block's name."""
+    if scope.label is not None or not isinstance(scope.statement, t.OutputStatement):
+        return ""
+    local = _local(scope.path, scope.parent.instance) if scope.parent is not None else ""
+    return local if scope.index is None else local.removesuffix(f".{scope.index}")
 
 
 def _number(name: str, taken: set[str]) -> str:

@@ -29,6 +29,7 @@ def preprocess(graph: Graph) -> list[str]:
 def print_flat(graph: Graph, ops: OpSet) -> str:
     """One binding a node, in the order of the graph; not yet formatted."""
     names = _value_names(graph)
+    ahead = words.ties_ahead(graph)
     lines = [f"arch {arch_name(graph)} {{"]
     lines += [
         f"input {write_path(name)}: {words.write_type(graph.node(name).types[0])}"
@@ -39,7 +40,7 @@ def print_flat(graph: Graph, ops: OpSet) -> str:
             continue
         targets = [names[Value(node.name, port)] for port in range(len(node.types))]
         lines.append(
-            f"{', '.join(map(write_path, targets))} = {node_call(node, graph, ops, names)}"
+            f"{', '.join(map(write_path, targets))} = {node_call(node, graph, ops, names, ahead)}"
         )
     for output in graph.outputs:
         value = write_path(names[output.value])
@@ -68,7 +69,13 @@ def fresh(wish: str, taken: set[str]) -> str:
     return name
 
 
-def node_call(node: Node, graph: Graph, ops: OpSet, names: dict[Value, str]) -> str:
+def node_call(
+    node: Node,
+    graph: Graph,
+    ops: OpSet,
+    names: dict[Value, str],
+    ahead: frozenset[tuple[str, str]],
+) -> str:
     """A node as a call in function form."""
     op = ops[node.op]
     rank = len(graph.type_of(node.inputs[0]).shape) if node.inputs else 0
@@ -76,5 +83,8 @@ def node_call(node: Node, graph: Graph, ops: OpSet, names: dict[Value, str]) -> 
     stated = {name: words.compact(op, name, node.attrs[name]) for name in needed}
     texts = {name: words.write_value(value) for name, value in stated.items()}
     operands = [write_path(names[value]) for value in node.inputs]
-    renamed = words.suffix(words.renames(node.name, op, node.params))
-    return words.call(op.name, operands + words.arguments(op, texts), renamed, bare=False)
+    renamed = words.renames(node.name, op, node.params)
+    tied = [role for role in renamed if (node.name, role) in ahead]
+    ties = [f"{write_path(role)} = {renamed.pop(role)}" for role in tied]
+    arguments = operands + words.arguments(op, texts) + ties
+    return words.call(op.name, arguments, words.suffix(renamed), bare=False)

@@ -91,6 +91,7 @@ class _Printer:
         self.graph = graph
         self.ops = ops
         self.plan = Plan(graph, ops)
+        self.ahead = words.ties_ahead(graph)
         self.blocks: list[str] = []
         self.block_names = set(ops) | KEYWORDS | {"channels", "size", "rank", "min", "max"}
 
@@ -400,6 +401,8 @@ class _Printer:
             if inside and not path.startswith(node.name + "."):
                 ties.append(f"{write_path(role)} = {write_path(scope.local(path))}")
                 del renamed[role]
+            elif (node.name, role) in self.ahead:
+                ties.append(f"{write_path(role)} = {renamed.pop(role)}")
         return ties, renamed
 
 

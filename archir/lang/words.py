@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from archir.ir.graph import Graph
 from archir.ir.types import AttrValue, TensorType
 from archir.lang.scalars import CONSTANTS
 from archir.lang.tree import KEYWORDS, escape, write_path
@@ -128,6 +129,20 @@ def renames(name: str, op: Op, params: Mapping[str, str]) -> dict[str, str]:
         else:
             out[role] = write_path(path)
     return out
+
+
+def ties_ahead(graph: Graph) -> frozenset[tuple[str, str]]:
+    """Nodes and roles whose parameter is that of a later node: those are tied, not named."""
+    seen: set[str] = set()
+    found: set[tuple[str, str]] = set()
+    for node in graph:
+        for role, path in node.params.items():
+            owner, _, leaf = path.rpartition(".")
+            ahead = path not in seen and owner != node.name and owner in graph
+            if ahead and graph.node(owner).params.get(leaf) == path:
+                found.add((node.name, role))
+        seen.update(node.params.values())
+    return frozenset(found)
 
 
 def suffix(renamed: Mapping[str, str]) -> str:

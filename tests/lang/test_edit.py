@@ -198,3 +198,32 @@ arch n {
     assert all(f"# {word}" in text for word in ("head", "trained", "not trained", "sum"))
     assert "buffer shift: f32[9, 1, 1] = 0.25" in text
     assert len(lines) <= 8
+
+
+def test_instances_named_after_their_block_keep_their_paths() -> None:
+    program = build("""block unit(w) {  # small
+    output input |> c: conv(w, 3) |> relu
+}
+
+block pair(w) {
+    output input |> 2 * unit(w) |> tail: unit(w)
+}
+
+block one(w) {
+    output input |> unit(w) |> relu
+}
+
+arch n {
+    input x: f32[N, 4, 8, 8]
+    y = x |> 2 * pair(4) |> one(4)
+    output y
+}
+""")
+    text, lines = changed(program, lambda g: deepen(g, "y.1.unit.0.relu"))
+    assert "input |> unit.0: unit_1(w) |> unit.1: unit(w) |> tail: unit(w)" in text
+    assert "# small" in text
+    assert len(lines) <= 12
+    text, _ = changed(program, lambda g: deepen(g, "y.2.unit.relu"))
+    assert "input |> unit: unit_1(w) |> relu" in text
+    text, _ = changed(program, lambda g: deepen(deepen(g, "y.0.unit.0.relu"), "y.0.unit.1.relu"))
+    assert "input |> unit: 2 * unit_1(w) |> tail: unit(w)" in text

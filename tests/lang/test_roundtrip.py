@@ -151,3 +151,17 @@ def test_parameters_of_an_arch_can_be_set() -> None:
     path = EXAMPLES[0].parent / "resnet20.arch"
     program = load(Source(path.name, path.read_text()), STANDARD, {"classes": 100})
     assert program.graph.parameters["fc.weight"].type.shape == (100, 64)
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_weight_tied_to_a_later_layer(folded: bool) -> None:
+    graph = build("""arch n {
+    input x: f32[N, 4]
+    a = x |> linear(4, weight = b.c.weight) |> relu
+    b = a |> c: linear(4) |> relu |> d: linear(4, bias = b.c.bias)
+    output b |> end: linear(2)
+}
+""").graph
+    text = print_graph(graph, STANDARD) if folded else print_flat(graph, STANDARD)
+    assert difference(build(text).graph, graph) is None
+    assert "weight = b.c.weight" in text
