@@ -1,5 +1,7 @@
 """archir: a compiler for neural architectures.
 
+In Python::
+
     import archir
 
     net = archir.load("net.arch")

@@ -85,6 +85,14 @@ class Network:
     library: Library
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        """What it is, without its tensors."""
+        found = self.cost()
+        where = f", {self.path}" if self.path is not None else ""
+        held = "" if self.weights is not None else ", no weights"
+        size = f"{len(self.graph)} nodes, {found.params:,} parameters"
+        return f"<Network {self.graph.name}: {size}{held}{where}>"
+
     @property
     def graph(self) -> Graph:
         """The graph."""

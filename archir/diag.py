@@ -59,6 +59,15 @@ class Diagnostic:
     node: str = ""
     """The network's node that is to blame, where there is one."""
 
+    def __str__(self) -> str:
+        """The finding in one line, as a Python user sees it."""
+        where = ""
+        if self.span is not None:
+            source = self.span.source
+            where = ":".join(map(str, (source.name, *source.position(self.span.start))))
+        more = "; ".join(part for part in (where, self.hint) if part)
+        return f"{self.code}: {self.message}" + (f" ({more})" if more else "")
+
 
 class ArchirError(Exception):
     """Every error archir raises on purpose; carries one or more diagnostics.
@@ -67,7 +76,7 @@ class ArchirError(Exception):
     """
 
     def __init__(self, *diagnostics: Diagnostic, status: int | None = None) -> None:
-        super().__init__("; ".join(f"{d.code}: {d.message}" for d in diagnostics))
+        super().__init__("\n".join(map(str, diagnostics)))
         self.diagnostics = diagnostics
         self.status = status if status is not None else status_of(diagnostics[0].code)
 

@@ -125,9 +125,12 @@ class Planner:
         ends = [n.name for n in self.graph if n.name.endswith(f".{name}")]
         if len(ends) == 1:
             return ends[0]
+        given = next((o.value.node for o in self.graph.outputs if o.name == name), None)
         close = difflib.get_close_matches(name, [n.name for n in self.graph], 3)
         hint = (
-            f"did you mean {' or '.join(close)}?"
+            f"`{name}` is an output; the node that gives it is {given}"
+            if given is not None
+            else f"did you mean {' or '.join(close)}?"
             if close
             else "`archir rules FILE` lists the sites"
         )

@@ -7,9 +7,9 @@ here, before any source is made of them.
 
 from __future__ import annotations
 
-import warnings
 import keyword
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -228,6 +228,7 @@ def frozen() -> dict[str, Array]:
 
 
 def test_digests_of_frozen_tensors_are_kept_as_long_as_the_tensors() -> None:
+    gc.collect()  # what other tests left
     held = frozen()
     digest = weights_hash(GRAPH, held)
     assert {id(a) for a in held.values()} <= module._digests.keys()
