@@ -23,18 +23,28 @@ CALIBRATION_IMAGES = 1024
 
 
 def _applications(
-    rules: tuple[str, ...], script: str | None, at: str | None, settings: dict[str, AttrValue]
+    network: Network,
+    rules: tuple[str, ...],
+    script: str | None,
+    at: str | None,
+    settings: dict[str, AttrValue],
 ) -> list[Application]:
-    """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`."""
+    """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`.
+
+    A setting goes to the rules that have a parameter of that name, `RULE.name` to that rule.
+    """
     from archir.api import Application
 
     found = []
+    names = [rule.partition("@")[0] for rule in rules]
+    taken = {name: {p.name for p in network.library.find(name).parameters} for name in names}
     for rule in rules:
         name, _, site = rule.partition("@")
         mine = {}
         for key, value in settings.items():
             owner, dot, parameter = key.rpartition(".")
-            if not dot or owner == name:
+            nobodys = not any(key in parameters for parameters in taken.values())
+            if owner == name if dot else key in taken[name] or nobodys:
                 mine[parameter if dot else key] = value
         found.append(Application(name, site or at, mine))
     if script is not None:
@@ -97,7 +107,7 @@ def rewrite(
     with options.spinner("rewriting") as report:
         done = apply(
             network,
-            _applications(rule, script, at, parse_settings(settings, "--set")),
+            _applications(network, rule, script, at, parse_settings(settings, "--set")),
             seed=seed,
             calibration=data,
             limits={name: most for name, most in limits.items() if most is not None},

@@ -62,6 +62,8 @@ class Scope:
     """Attributes of the right side's nodes."""
     rng: np.random.Generator | None = None
     along: Along | None = None
+    attributes: bool = False
+    """Whether a name that is both (a layer's ``bias``) is the attribute, not the parameter."""
 
 
 def is_term(value: object) -> TypeGuard[Term]:
@@ -155,7 +157,7 @@ def _name(expression: t.Name, scope: Scope) -> Result:
         return scope.names[path]
     owner, _, leaf = path.rpartition(".")
     node = scope.nodes.get(owner)
-    if node is not None and leaf in node.params:
+    if node is not None and leaf in node.params and not (scope.attributes and leaf in node.attrs):
         return Ref(node.params[leaf])
     if owner in scope.made and leaf in scope.made[owner]:
         return plain(scope.made[owner][leaf])

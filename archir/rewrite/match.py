@@ -162,7 +162,9 @@ class Matcher:
             if isinstance(expression, t.Name) and expression.path not in state.scalars:
                 state.scalars[expression.path] = actual
                 continue
-            scope = Scope(self.graph, dict(state.scalars), state.variables, state.nodes)
+            scope = Scope(
+                self.graph, dict(state.scalars), state.variables, state.nodes, attributes=True
+            )
             try:
                 wanted = self._normal(node, name, evaluate(expression, scope))
             except ArchirError as failure:
@@ -191,7 +193,9 @@ class Matcher:
     def _allowed(self, match: Match) -> bool:
         """The guards hold, and nothing else reads what the rule takes away."""
         state = _State(dict(match.variables), dict(match.nodes), dict(match.scalars))
-        scope = Scope(self.graph, dict(match.scalars), self.tensors(match), match.nodes)
+        scope = Scope(
+            self.graph, dict(match.scalars), self.tensors(match), match.nodes, attributes=True
+        )
         for condition in self.rule.where:
             if any(isinstance(e, t.Name) and e.path in self.missing for e in t.walk(condition)):
                 continue

@@ -45,7 +45,14 @@ def plan_pattern(
     assert isinstance(body, Rewriting)
     graph, ops = matcher.graph, matcher.ops
     rng = np.random.Generator(np.random.PCG64(seed))
-    scope = Scope(graph, dict(match.scalars), matcher.tensors(match), match.nodes, rng=rng)
+    scope = Scope(
+        graph,
+        dict(match.scalars),
+        matcher.tensors(match),
+        match.nodes,
+        rng=rng,
+        attributes=True,
+    )
     build = _Build(graph.edit(), dict(match.variables))
     for pattern in body.replace.nodes:
         _make(rule, pattern, match, scope, build, ops, graph)
@@ -54,6 +61,7 @@ def plan_pattern(
     for node in match.nodes.values():
         if node.name not in stay:
             build.builder.nodes.pop(node.name, None)
+    scope.attributes = False
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
     terms = _terms(body, scope, build, graph)

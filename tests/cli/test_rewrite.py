@@ -93,6 +93,12 @@ def test_several_rules_are_one_step(archir: Archir, net: Path) -> None:
     assert sum(f["subject"].startswith("step 2: rewrite") for f in steps) == 1
 
 
+def test_a_setting_goes_to_the_rules_that_know_it(archir: Archir, net: Path) -> None:
+    words = ("--rule", "deepen@stem.relu", "--rule", "widen@stem.conv", "--set", "width=20")
+    found = rewrite(archir, net, *words)
+    assert [use["arguments"] for use in found["uses"]] == [{"kernel": 3}, {"width": 20}]
+
+
 def test_a_script(archir: Archir, net: Path) -> None:
     script = net.with_name("grow.txt")
     script.write_text(
@@ -226,6 +232,26 @@ rule wrong() {
     replace { y = relu(x) |> avg_pool(2) }
 }
 """
+
+
+RESPELL = """rule respell {
+    "The same convolution with a larger kernel, its attributes carried along."
+    preserves function in eval, train
+    match   { y = x |> c: conv(out, kernel = 3) }   where c.groups == 1, rank(x) == 4
+    replace { y = x |> c: conv(out, kernel = 5, padding = c.padding + 1, bias = c.bias) }
+    weights { c.weight = pad(c.weight, 1) }
+}
+"""
+
+
+def test_a_name_that_is_both_is_the_attribute_outside_weights(archir: Archir, net: Path) -> None:
+    file = net.with_name("respell.rule")
+    file.write_text(RESPELL)
+    found = rewrite(archir, net, "--rules", file, "--rule", "respell@stem.conv")
+    assert found["equal"]
+    graphs = [package.load(net.with_name(name)).graph for name in (net.name, "out.arch")]
+    assert [g.node("stem.conv").attrs["kernel"] for g in graphs] == [(3, 3), (5, 5)]
+    assert len({g.node("stem.conv").attrs["bias"] for g in graphs}) == 1
 
 
 @pytest.fixture
