@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +21,6 @@ from archir.ops import installed_ops
 if TYPE_CHECKING:
     from archir.api import Network
 
-F = TypeVar("F", bound=Callable[..., Any])
 
 file = click.argument("file", type=click.Path(dir_okay=False))
 params = click.option(

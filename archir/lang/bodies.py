@@ -217,7 +217,6 @@ def _input(statement: t.InputStatement, body: Body) -> None:
         statement=statement,
         span=statement.span,
         label=statement.name.text,
-        explicit=True,
     )
     body.results.inputs.append(body.state.add(draft))
     _define(statement.name, Tensor(draft), frame, body)
@@ -252,8 +251,6 @@ def _tensor(statement: t.TensorStatement, body: Body) -> None:
         )
         use = Use("parameter", statement, statement.span, statement.name)
         value = operator(use, (), given, frame)
-        if isinstance(value, Tensor):
-            value.draft.explicit = True
     _define(statement.name, value, frame, body)
 
 

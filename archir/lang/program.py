@@ -77,8 +77,6 @@ class Draft:
     index: int | None = None
     ties: tuple[tuple[str, t.Name], ...] = ()
     renames: tuple[t.Rename, ...] = ()
-    explicit: bool = False
-    """Whether the label is the name that a statement states (an input, a parameter)."""
     path: str = ""
 
 

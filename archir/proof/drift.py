@@ -10,6 +10,7 @@ import numpy as np
 
 from archir.ir.graph import Graph, Value
 from archir.ops.arithmetic import Array, Floating
+from archir.ops.closeness import distance
 from archir.ops.evaluate import run
 from archir.ops.record import OpSet
 from archir.proof.exact import shape_in_check
@@ -44,16 +45,6 @@ def random_feeds(graph: Graph, seed: int, batch: int) -> dict[str, Array]:
         )
         for name in graph.inputs
     }
-
-
-def distance(a: Array, b: Array) -> float:
-    """max|a-b| / max|a|, in double precision; 0 where both are zero."""
-    a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    scale = float(np.abs(a64).max(initial=0.0))
-    gap = float(np.abs(a64 - b64).max(initial=0.0))
-    if scale == 0:
-        return 0.0 if gap == 0 else float("inf")
-    return gap / scale
 
 
 def measure(

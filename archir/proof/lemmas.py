@@ -28,8 +28,6 @@ from archir.proof.vocabulary import buffers, layout, use
 from archir.rewrite.rule import Reshaping, Rule
 from archir.weights.terms import IndexMap
 
-Action = str
-
 
 @dataclass(frozen=True)
 class Lemma:

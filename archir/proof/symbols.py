@@ -9,6 +9,7 @@ from typing import Any
 
 from archir.lang import tree as t
 from archir.proof.terms import Application, Constant, Fact, Formula, Variable, apply, parts
+from archir.rewrite.expressions import COMPARE
 from archir.weights.functions import FUNCTIONS
 
 _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
@@ -18,14 +19,6 @@ _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     "/": (operator.truediv, "", "divide"),
     "//": (operator.floordiv, "", ""),
     "%": (operator.mod, "", ""),
-}
-_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
 }
 
 
@@ -84,7 +77,7 @@ class Symbols:
                 return term
             case t.Compare():
                 sides = self.constant(expression.left), self.constant(expression.right)
-                return Constant(_COMPARE[expression.op](*sides))
+                return Constant(COMPARE[expression.op](*sides))
             case t.Logic():
                 values = [bool(self.constant(e)) for e in expression.items]
                 return Constant(all(values) if expression.op == "and" else any(values))

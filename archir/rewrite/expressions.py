@@ -30,7 +30,7 @@ _ARITHMETIC: Mapping[str, tuple[Callable[[Any, Any], Any], str]] = {
     "//": (operator.floordiv, ""),
     "%": (operator.mod, ""),
 }
-_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -116,7 +116,7 @@ def _plain(expression: t.Expr, scope: Scope) -> AttrValue:
             return _safe(operator.neg, (value,), expression.span)
         case t.Compare():
             sides = _scalar(expression.left, scope), _scalar(expression.right, scope)
-            return bool(_safe(_COMPARE[expression.op], sides, expression.span))
+            return bool(_safe(COMPARE[expression.op], sides, expression.span))
         case t.Logic():
             values = (bool(_scalar(e, scope)) for e in expression.items)
             return all(values) if expression.op == "and" else any(values)
@@ -131,7 +131,7 @@ def _scalar(expression: t.Expr, scope: Scope) -> Any:
 
 
 def _safe(function: Callable[..., Any], args: tuple[Any, ...], span: Span) -> AttrValue:
-    if function not in _COMPARE.values() and not all(isinstance(a, int | float) for a in args):
+    if function not in COMPARE.values() and not all(isinstance(a, int | float) for a in args):
         shown = " and ".join(_show(a) for a in args)
         raise error("A211", f"this cannot be computed with {shown}", span=span)
     try:

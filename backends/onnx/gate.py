@@ -14,6 +14,7 @@ from archir.ir.dims import Dim, Size, substitute
 from archir.ir.graph import Graph, Value
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array, Floating
+from archir.ops.closeness import distance
 from archir.ops.evaluate import run as run_reference
 from archir.target import backends
 from archir.weights.store import numpy_dtype
@@ -76,20 +77,6 @@ def compare(
                 raise _differs(output.name, batch, found, limit)
             drift[output.name] = max(drift[output.name], found)
     return runtime.provider_of(made), reference, list(batches), drift
-
-
-def distance(a: Array, b: Array) -> float:
-    """max|a-b| / max|a|; infinite where shapes differ or a value is not finite."""
-    if a.shape != b.shape:
-        return math.inf
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if not a.size:
-        return 0.0
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return math.inf
-    scale = float(np.abs(a).max())
-    far = float(np.abs(a - b).max())
-    return far / scale if scale else (math.inf if far else 0.0)
 
 
 def _differs(name: str, batch: int, found: float, limit: float) -> ArchirError:

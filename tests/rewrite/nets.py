@@ -13,9 +13,9 @@ from archir.ir.types import AttrValue
 from archir.lang import load
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array, Floating
+from archir.ops.closeness import distance
 from archir.ops.evaluate import run
 from archir.ops.record import Mode
-from archir.proof.drift import distance
 from archir.proof.exact import shape_in_check
 from archir.proof.uses import check_plan
 from archir.rewrite.library import Library, installed

@@ -16,6 +16,7 @@ from archir.ir.graph import GraphBuilder
 from archir.ir.hash import graph_hash, numbering
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array
+from archir.ops.closeness import distance
 from archir.proof import certificate as module
 from archir.proof.certificate import (
     Certificate,
@@ -26,7 +27,7 @@ from archir.proof.certificate import (
     text_hash,
     weights_hash,
 )
-from archir.proof.drift import LIMIT, Drift, distance, measure
+from archir.proof.drift import LIMIT, Drift, measure
 from archir.proof.lineage import Lineage, folder_of, needed
 from archir.proof.uses import decode, encode
 from archir.weights.init import init_weights
