@@ -29,6 +29,7 @@ import archir
 from archir.cli.main import group
 from archir.ir.graph import Graph
 from archir.ir.same import equal
+from archir.ops.closeness import distance
 from archir.rewrite.sites import Planner
 from archir.target import backends
 
@@ -190,11 +191,6 @@ def kept(row: Row, a: Graph, before: Weights, b: Graph, after: Weights) -> None:
             continue
         for path in paths:
             row.want(before[path].tobytes() == after[path].tobytes(), f"{path} changed")
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """max|a-b| / max|a|."""
-    return float(np.abs(a - b).max() / np.abs(a).max())
 
 
 def main() -> int:
