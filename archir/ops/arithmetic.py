@@ -13,6 +13,7 @@ the order of the window, and on nothing else).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Protocol
@@ -66,6 +67,9 @@ class Arithmetic(Protocol):
     def exp(self, a: Array) -> Array:
         """The exponential."""
 
+    def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
+        """A function of single entries: ``real`` on floats, elsewhere a fixed one of that name."""
+
 
 class Floating:
     """Ordinary floats of one dtype."""
@@ -110,12 +114,15 @@ class Floating:
     def exp(self, a: Array) -> Array:
         return np.asarray(np.exp(a))
 
+    def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
+        return np.asarray(real(a), self.dtype)
+
 
 class Rational:
     """Exact fractions in object arrays: slow, ordered, readable.
 
-    The square root of a square of a rational is exact; any other square root, and the
-    exponential, is a fixed rational function (what a rule says of them must follow from their
+    The square root of a square of a rational is exact; any other square root, the exponential,
+    and any function that is named, is a fixed rational function (what a rule says of them must follow from their
     being functions at all).
     """
 
@@ -162,6 +169,10 @@ class Rational:
 
     def exp(self, a: Array) -> Array:
         return np.asarray(a * a + 1, dtype=object)
+
+    def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
+        shift = Fraction(1 + sum(name.encode()) % 97, 101)
+        return np.asarray(a * a * shift + a * (1 - shift) + shift, dtype=object)
 
 
 def _each(function: Any, a: Array) -> Array:
@@ -230,6 +241,9 @@ class Residues:
 
     def exp(self, a: Array) -> Array:
         return table("exp")[index(a)]
+
+    def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
+        return table(name)[index(a)]
 
 
 def balance(a: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 from archir.ir.dims import Size
 from archir.ir.graph import Graph, Node
 from archir.ir.types import DTYPES, AttrValue, TensorType
-from archir.ops.record import REQUIRED, Attr, Attrs, Kind, Op, OpSet, SameAs
+from archir.ops.record import REQUIRED, Attr, Attrs, Derived, Kind, Op, OpSet, SameAs
 from archir.ops.signature import (
     Axis,
     Expanded,
@@ -59,6 +59,8 @@ def bind_attrs(op: Op, given: Attrs, types: tuple[TensorType, ...]) -> dict[str,
             raise OpError("A113", f"`{op.name}` needs `{attr.name}`: {attr.kind.value}")
         if isinstance(value, SameAs):
             value = out[value.attr]
+        if isinstance(value, Derived):
+            value = value.value(out, types)
         same = attr.kind is Kind.PADDING and value == "same"
         out[attr.name] = "same" if same else _normal(op, attr, value, rank)
     for attr in op.attrs:  # once the dilation is known

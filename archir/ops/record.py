@@ -64,6 +64,13 @@ class SameAs:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """A default computed from the attributes before it and the operands' types."""
+
+    value: Callable[[Attrs, tuple[TensorType, ...]], AttrValue]
+
+
+@dataclass(frozen=True, slots=True)
 class Attr:
     """An attribute: its kind, default and least value."""
 
@@ -104,6 +111,10 @@ class Op:
     ``equations`` ties axis expressions to the attributes that state them (``(g o)`` is
     ``out``); ``derive`` gives the sizes of primed names (the spatial extents of a window);
     ``field`` says what stands in for the operator in GF(p) ("" where it is computed as is).
+    ``stated`` names an attribute that lists the sizes of the first result's axes (0 and -1
+    stay), ``rescale`` the attributes that are divided by r where each entry along a name, which
+    is summed over, comes to stand r times. ``products`` are the multiply-accumulates of what is
+    no weighted sum: products of axis names (``n t s d``), added up.
     """
 
     name: str
@@ -120,6 +131,9 @@ class Op:
     laws: frozenset[Law] = frozenset()
     field: str = ""
     result_dtype: Callable[[Attrs, tuple[TensorType, ...]], str] | None = None
+    stated: str | None = None
+    rescale: Mapping[str, str] = field(default_factory=dict)
+    products: Callable[[Attrs, tuple[TensorType, ...]], tuple[str, ...]] | None = None
 
     def attr(self, name: str) -> Attr | None:
         """The attribute of a name, if the operator has it."""

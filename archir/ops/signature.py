@@ -3,8 +3,10 @@
 A signature names every axis of every operand, parameter and result, in the manner of
 einops: ``conv x[n, (g i), *s] weight[(g o), i, *k] -> [n, (g o), *s']``. An axis is a sum of
 products of names (``(a + b)`` for a concatenation, ``(c h w)`` for a flattening, the first
-name slowest); ``*s`` stands for several axes, ``...`` for all that remain, and ``!`` marks an
-axis that is opaque: no gather commutes with the operator along it.
+name slowest); ``*s`` stands for several axes, ``...`` for all that remain. ``!`` marks an axis
+that is opaque: no gather commutes with the operator along it; ``~`` one that is averaged over:
+gathers that take every entry equally often do. Entries along a name that begins with ``_`` are
+not read at all (what a slice leaves out).
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ Product = tuple[Factor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A sum of products of axis names; ``opaque`` where no gather may pass."""
+    """A sum of products of axis names; ``opaque`` where no gather may pass.
+
+    ``even``: only gathers that take every entry equally often.
+    """
 
     terms: tuple[Product, ...]
     opaque: bool = False
+    even: bool = False
 
     def names(self) -> list[str]:
         """The names in it, in order."""
@@ -36,10 +42,11 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Star:
-    """Several axes under one name, all opaque or none."""
+    """Several axes under one name, all opaque (or even) or none."""
 
     name: str
     opaque: bool = False
+    even: bool = False
 
 
 Shape = tuple[Axis | Star, ...]
@@ -95,11 +102,12 @@ def _shape(tree: Tree[Token] | Token) -> Shape:
 
 
 def _axis(tree: Tree[Token]) -> Axis | Star:
-    if tree.data in ("rest", "closed"):
-        return Star("_", opaque=tree.data == "closed")
+    if tree.data in ("rest", "closed", "level"):
+        return Star("...", opaque=tree.data == "closed", even=tree.data == "level")
     if tree.data == "star":
         return Star(str(tree.children[0]))
-    return Axis(_terms(tree.children[0]), opaque=tree.data == "opaque")
+    terms = _terms(tree.children[0])
+    return Axis(terms, opaque=tree.data == "opaque", even=tree.data == "even")
 
 
 def _terms(tree: Tree[Token] | Token) -> tuple[Product, ...]:
@@ -146,7 +154,7 @@ def expand(
             if isinstance(axis, Axis):
                 out.append(axis)
             else:
-                out.extend(Axis(((name,),), axis.opaque) for name in spelled[axis.name])
+                out.extend(Axis(((n,),), axis.opaque, axis.even) for n in spelled[axis.name])
         return tuple(out)
 
     return Expanded(
