@@ -122,8 +122,8 @@ class Rational:
     """Exact fractions in object arrays: slow, ordered, readable.
 
     The square root of a square of a rational is exact; any other square root, the exponential,
-    and any function that is named, is a fixed rational function (what a rule says of them must follow from their
-    being functions at all).
+    and any function that is named, is a fixed rational function (what a rule says of them must
+    follow from their being functions at all).
     """
 
     name = "rational"

@@ -49,6 +49,8 @@ def concrete(size: Size, batch: int = 1) -> int:
 
 def macs(op: Op, attrs: Attrs, types: tuple[TensorType, ...], use: Instance) -> int:
     """Multiply-accumulates of a use: the product of all its axes where one is contracted."""
+    if use.products is not None:
+        return sum(concrete(product(use.sizes[n] for n in term.split())) for term in use.products)
     if op.products is not None:
         return sum(
             concrete(product(use.sizes[name] for name in term.split()))

@@ -39,6 +39,8 @@ class Instance:
     sizes: Mapping[str, Size]
     types: tuple[TensorType, ...]
     params: Mapping[str, TensorType]
+    products: tuple[str, ...] | None = None
+    """What its multiply-accumulates are, where the record states them."""
 
 
 def bind_attrs(op: Op, given: Attrs, types: tuple[TensorType, ...]) -> dict[str, AttrValue]:
@@ -231,7 +233,8 @@ def _instance(
             raise OpError(
                 "A122", f"`{op.name}` makes a tensor too large for any machine: {_short(type_)}"
             )
-    return Instance(axes, sizes, tuple(results), params)
+    products = op.products(attrs, types) if op.products is not None else None
+    return Instance(axes, sizes, tuple(results), params, products)
 
 
 def _short(type_: TensorType) -> str:

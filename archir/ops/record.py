@@ -126,13 +126,13 @@ class Op:
     params: tuple[Param, ...] = ()
     operands: tuple[int, int | None] = (1, 1)
     equations: Mapping[str, str] = field(default_factory=dict)
+    rescale: Mapping[str, str] = field(default_factory=dict)
     derive: Derive | None = None
     update: Update | None = None
     laws: frozenset[Law] = frozenset()
     field: str = ""
     result_dtype: Callable[[Attrs, tuple[TensorType, ...]], str] | None = None
     stated: str | None = None
-    rescale: Mapping[str, str] = field(default_factory=dict)
     products: Callable[[Attrs, tuple[TensorType, ...]], tuple[str, ...]] | None = None
 
     def attr(self, name: str) -> Attr | None:
