@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from archir.ir.dims import Size, product, substitute, symbols_of
 from archir.ir.graph import Graph
-from archir.ir.types import TensorType
 from archir.ops.infer import Instance, instance_of
-from archir.ops.record import Attrs, Op, OpSet
+from archir.ops.record import OpSet
 
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "i64": 8, "i32": 4, "bool": 1}
 
@@ -47,15 +46,10 @@ def concrete(size: Size, batch: int = 1) -> int:
     return found
 
 
-def macs(op: Op, attrs: Attrs, types: tuple[TensorType, ...], use: Instance) -> int:
+def macs(use: Instance) -> int:
     """Multiply-accumulates of a use: the product of all its axes where one is contracted."""
     if use.products is not None:
         return sum(concrete(product(use.sizes[n] for n in term.split())) for term in use.products)
-    if op.products is not None:
-        return sum(
-            concrete(product(use.sizes[name] for name in term.split()))
-            for term in op.products(attrs, types)
-        )
     results = {n for axes in use.axes.results for axis in axes for n in axis.names()}
     inside = {n for axes in use.axes.operands for axis in axes for n in axis.names()}
     weights = {n for axes in use.axes.params.values() for axis in axes for n in axis.names()}
@@ -76,10 +70,7 @@ def cost(graph: Graph, ops: OpSet) -> Cost:
                 own += concrete(product(parameter.type.shape))
             counted.add(path)
         size = sum(concrete(product(t.shape)) * BYTES[t.dtype] for t in node.types)
-        work = 0
-        if node.op != "input":
-            types = tuple(graph.type_of(v) for v in node.inputs)
-            work = macs(ops[node.op], node.attrs, types, instance_of(node, graph, ops))
+        work = 0 if node.op == "input" else macs(instance_of(node, graph, ops))
         layers.append(LayerCost(node.name, node.op, own, work, size))
     buffers = [p for p in graph.parameters.values() if p.buffer]
     return Cost(
