@@ -6,10 +6,18 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 
 from archir.diag import error
-from archir.ops import conv, elementwise, norm, pool, shape, source
+from archir.ops import activation, conv, elementwise, norm, pool, shape, source
 from archir.ops.record import OpSet
 
-BUILTIN = (*source.OPS, *conv.OPS, *norm.OPS, *elementwise.OPS, *pool.OPS, *shape.OPS)
+BUILTIN = (
+    *source.OPS,
+    *conv.OPS,
+    *norm.OPS,
+    *activation.OPS,
+    *elementwise.OPS,
+    *pool.OPS,
+    *shape.OPS,
+)
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 
 STANDARD = OpSet(BUILTIN)

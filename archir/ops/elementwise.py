@@ -1,13 +1,14 @@
-"""Elementwise operators: activations, sums, products, dropout; and softmax."""
+"""Elementwise arithmetic of tensors, and what is left out at random in training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Sample
+from archir.ops.infer import OpError
+from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Reference, Sample
 
 
 def _t(*shape: int) -> TensorType:
@@ -29,25 +30,16 @@ def broadcast_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     return f"{' '.join(parts)} -> [{', '.join(f'a{j}' for j in range(rank))}]"
 
 
-def _relu(
-    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
-) -> tuple[Array, ...]:
-    return (k.relu(x[0]),)
+def _folded(operation: Callable[[Arithmetic], Callable[[Array, Array], Array]]) -> Reference:
+    def reference(
+        k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
+    ) -> tuple[Array, ...]:
+        return (reduce(operation(k), x),)
+
+    return reference
 
 
-def _add(
-    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
-) -> tuple[Array, ...]:
-    return (reduce(k.add, x),)
-
-
-def _mul(
-    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
-) -> tuple[Array, ...]:
-    return (reduce(k.multiply, x),)
-
-
-def _dropout(
+def _random(
     k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
 ) -> tuple[Array, ...]:
     if mode == "train" and a["p"] != 0:
@@ -55,54 +47,18 @@ def _dropout(
     return (x[0],)
 
 
-def softmax_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
-    """Opaque along the axis that is normalised, mapped along the others."""
-    names = [f"a{j}" for j in range(types[0].rank)]
-    marked = [n + "!" * (j == attrs["axis"]) for j, n in enumerate(names)]
-    return f"x[{', '.join(marked)}] -> [{', '.join(marked)}]"
+def _depth_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    if attrs["mode"] not in ("row", "batch"):
+        raise OpError("A114", "`mode` of `stochastic_depth` is row or batch", attr="mode")
+    return "x[...] -> [...]"
 
-
-def _softmax(
-    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
-) -> tuple[Array, ...]:
-    axis = a["axis"]
-    assert isinstance(axis, int)
-    values = x[0]
-    if k.name.startswith("float"):
-        values = k.subtract(values, values.max(axis=axis, keepdims=True))
-    powers = k.exp(values)
-    total = k.sum(powers, (axis,)).reshape(
-        tuple(1 if j == axis else s for j, s in enumerate(powers.shape))
-    )
-    return (k.divide(powers, total),)
-
-
-RELU = Op(
-    name="relu",
-    doc="max(x, 0).",
-    signature="x[...] -> [...]",
-    reference=_relu,
-    laws=frozenset({Law.ELEMENTWISE, Law.IDEMPOTENT, Law.POSITIVELY_HOMOGENEOUS}),
-    field="x where x is a square, else 0",
-    samples=(
-        Sample((_t(2, 3, 4, 5),)),
-        Sample(
-            (
-                _t(
-                    7,
-                ),
-            )
-        ),
-        Sample((_t(2, 3),)),
-    ),
-)
 
 ADD = Op(
     name="add",
     doc="The sum of two or more tensors; an axis of extent 1 stretches.",
     signature=broadcast_signature,
     operands=(2, None),
-    reference=_add,
+    reference=_folded(lambda k: k.add),
     laws=frozenset({Law.COMMUTATIVE}),
     samples=(
         Sample((_t(2, 3, 4, 5), _t(2, 3, 4, 5))),
@@ -111,24 +67,40 @@ ADD = Op(
     ),
 )
 
+SUB = Op(
+    name="sub",
+    doc="The difference of two tensors; an axis of extent 1 stretches.",
+    signature=broadcast_signature,
+    operands=(2, 2),
+    reference=_folded(lambda k: k.subtract),
+    samples=(
+        Sample((_t(2, 3, 4, 5), _t(2, 3, 4, 5))),
+        Sample((_t(3, 1), _t(2, 3, 4))),
+    ),
+)
+
 MUL = Op(
     name="mul",
     doc="The product of two or more tensors; an axis of extent 1 stretches.",
     signature=broadcast_signature,
     operands=(2, None),
-    reference=_mul,
+    reference=_folded(lambda k: k.multiply),
     laws=frozenset({Law.COMMUTATIVE}),
     samples=(
         Sample((_t(2, 3, 4, 5), _t(2, 3, 1, 1))),
-        Sample(
-            (
-                _t(2, 3),
-                _t(2, 3),
-                _t(
-                    3,
-                ),
-            )
-        ),
+        Sample((_t(2, 3), _t(2, 3), _t(3))),
+    ),
+)
+
+DIV = Op(
+    name="div",
+    doc="The quotient of two tensors; an axis of extent 1 stretches.",
+    signature=broadcast_signature,
+    operands=(2, 2),
+    reference=_folded(lambda k: k.divide),
+    samples=(
+        Sample((_t(2, 3, 4, 5), _t(2, 3, 1, 1))),
+        Sample((_t(3), _t(2, 3))),
     ),
 )
 
@@ -137,19 +109,25 @@ DROPOUT = Op(
     doc="Zeroes entries with probability p in training, and scales the rest by 1/(1-p).",
     signature="x[...] -> [...]",
     attrs=(Attr("p", Kind.FLOAT, 0.5, least=0),),
-    reference=_dropout,
+    reference=_random,
     laws=frozenset({Law.ELEMENTWISE, Law.POSITIVELY_HOMOGENEOUS, Law.RANDOM_IN_TRAINING}),
     samples=(Sample((_t(2, 3, 4, 5),), {"p": 0.3}), Sample((_t(2, 3),))),
 )
 
-SOFTMAX = Op(
-    name="softmax",
-    doc="exp(x) divided by its sum over an axis.",
-    signature=softmax_signature,
-    attrs=(Attr("axis", Kind.AXIS, -1),),
-    reference=_softmax,
-    field="the exponential is a fixed random function without zeros",
-    samples=(Sample((_t(2, 5),)), Sample((_t(2, 3, 4),), {"axis": 1})),
+STOCHASTIC_DEPTH = Op(
+    name="stochastic_depth",
+    doc=(
+        "Zeroes whole rows of the batch, or all of it, with probability p in training, and "
+        "scales the rest by 1/(1-p)."
+    ),
+    signature=_depth_signature,
+    attrs=(
+        Attr("p", Kind.FLOAT, 0.1, least=0),
+        Attr("mode", Kind.STRING, "row", doc="row or batch"),
+    ),
+    reference=_random,
+    laws=frozenset({Law.ELEMENTWISE, Law.POSITIVELY_HOMOGENEOUS, Law.RANDOM_IN_TRAINING}),
+    samples=(Sample((_t(2, 3, 4, 5),), {"p": 0.3}), Sample((_t(3, 2),), {"mode": "batch"})),
 )
 
-OPS = (RELU, ADD, MUL, DROPOUT, SOFTMAX)
+OPS = (ADD, SUB, MUL, DIV, DROPOUT, STOCHASTIC_DEPTH)

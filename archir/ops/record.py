@@ -34,6 +34,7 @@ class Kind(enum.Enum):
     STRING = "a string"
     INTS = "a list of integers"
     AXIS = "an axis of the first operand"
+    AXES = "an axis, or a list of axes, of the first operand"
     SPATIAL = "an integer, or one per spatial axis"
     PADDING = "`same`, an integer, or one per spatial axis"
     NUMBERS = "a number, or nested lists of numbers"
@@ -98,10 +99,14 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A legal instance: operand types and the attributes as a user would give them."""
+    """A legal instance: operand types and the attributes as a user would give them.
+
+    ``positive``: its operands hold positive numbers (a square root has no others).
+    """
 
     inputs: tuple[TensorType, ...]
     attrs: Mapping[str, AttrValue] = field(default_factory=dict)
+    positive: bool = False
 
 
 @dataclass(frozen=True, eq=False)

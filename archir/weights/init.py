@@ -42,6 +42,10 @@ def _ones(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Ar
     return np.ones(shape, np.float32)
 
 
+def _quarter(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+    return np.full(shape, 0.25, np.float32)
+
+
 def _fill(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
     value = node.attrs["init"]
     assert isinstance(value, int | float)
@@ -53,6 +57,7 @@ INITIALISERS: dict[str, Initialiser] = {
     "lecun_uniform": _lecun_uniform,
     "zeros": _zeros,
     "ones": _ones,
+    "quarter": _quarter,
     "fill": _fill,
 }
 """What an operator's record may name as the initialiser of a parameter."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from archir.weights.store import numpy_dtype
 
+from . import activate
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -90,30 +91,6 @@ def _mean(at: Site, role: str, value: str, axes: list[int]) -> str:
     return at.helper(role, "ReduceMean", value, at.constant(role + "_axes", np.asarray(axes)))
 
 
-def _relu(at: Site) -> None:
-    at.emit("Relu", *at.args)
-
-
-def _chain(op: str) -> Lowering:
-    def lowering(at: Site) -> None:
-        first, *middle, last = at.args
-        for number, operand in enumerate(middle, 1):
-            first = at.helper(str(number), op, first, operand)
-        at.emit(op, first, last)
-
-    return lowering
-
-
-def _dropout(at: Site) -> None:
-    # It passes everything on when it is not training; kept so that readers see it.
-    ratio = at.constant("ratio", np.asarray(at.attr("p"), at.dtype))
-    at.emit("Dropout", *at.args, ratio)
-
-
-def _softmax(at: Site) -> None:
-    at.emit("Softmax", *at.args, axis=at.attr("axis"))
-
-
 def _max_pool(at: Site) -> None:
     at.emit("MaxPool", *at.args, **_window(at), dilations=at.ints("dilation"))
 
@@ -181,11 +158,6 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "conv": _conv,
         "linear": _linear,
         "batch_norm": _batch_norm,
-        "relu": _relu,
-        "add": _chain("Add"),
-        "mul": _chain("Mul"),
-        "dropout": _dropout,
-        "softmax": _softmax,
         "max_pool": _max_pool,
         "avg_pool": _avg_pool,
         "global_avg_pool": _over_space("GlobalAveragePool"),
@@ -193,6 +165,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "concat": _concat,
         "split": _split,
         "flatten": _flatten,
+        **activate.LOWER,
     }
 )
 """The operators that can be written."""

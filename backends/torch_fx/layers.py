@@ -37,3 +37,23 @@ class BatchNorm(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, momentum={self.momentum}"
+
+
+class StochasticDepth(torch.nn.Module):
+    """Drops rows of the batch, or all of it, in training: ``torchvision.ops.StochasticDepth``."""
+
+    def __init__(self, p: float, mode: str) -> None:
+        super().__init__()
+        self.p = p
+        self.mode = mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Keep each row of ``x`` [n, ...] with probability 1 - p, scaled by 1 / (1 - p)."""
+        if not self.training or self.p == 0:
+            return x
+        rows = x.shape[0] if self.mode == "row" else 1
+        kept = x.new_empty([rows] + [1] * (x.dim() - 1)).bernoulli_(1 - self.p)
+        return x * (kept / (1 - self.p) if self.p < 1 else kept)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, mode={self.mode}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from functools import reduce
 from types import MappingProxyType
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from . import activate
 from .frame import DTYPES, Site
 from .layers import BatchNorm
 
@@ -75,28 +75,6 @@ def _batch_norm(at: Site) -> fx.Node:
     return at.layer(layer(channels, eps, momentum, affine, track, device="meta"))
 
 
-def _relu(at: Site) -> fx.Node:
-    return at.stateless(nn.ReLU(inplace=at.overwrites))
-
-
-def _add(at: Site) -> fx.Node:
-    return reduce(lambda a, b: at.call(operator.add, a, b), at.args)
-
-
-def _mul(at: Site) -> fx.Node:
-    return reduce(lambda a, b: at.call(operator.mul, a, b), at.args)
-
-
-def _dropout(at: Site) -> fx.Node:
-    if at.attr("p") > 1:
-        raise at.refuse(f"p = {at.attr('p')} is no probability")
-    return at.stateless(nn.Dropout(at.attr("p")))
-
-
-def _softmax(at: Site) -> fx.Node:
-    return at.stateless(nn.Softmax(at.attr("axis")))
-
-
 def _window(at: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     kernel, stride, padding = at.ints("kernel"), at.ints("stride"), at.ints("padding")
     dilation = at.ints("dilation") if "dilation" in at.node.attrs else (1,) * len(kernel)
@@ -151,11 +129,6 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "conv": _conv,
         "linear": _linear,
         "batch_norm": _batch_norm,
-        "relu": _relu,
-        "add": _add,
-        "mul": _mul,
-        "dropout": _dropout,
-        "softmax": _softmax,
         "max_pool": _max_pool,
         "avg_pool": _avg_pool,
         "global_avg_pool": _global_avg_pool,
@@ -163,6 +136,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "concat": _concat,
         "split": _split,
         "flatten": _flatten,
+        **activate.LOWER,
     }
 )
 """The operators that torch runs."""

@@ -50,7 +50,7 @@ def network(op: Op, sample: Sample) -> Graph:
     return builder.build()
 
 
-def draw(graph: Graph, number: int) -> tuple[Arrays, Arrays]:
+def draw(graph: Graph, number: int, sample: Sample) -> tuple[Arrays, Arrays]:
     """Inputs and weights, none of them 0 or 1; variances are positive."""
     stream = np.random.Generator(np.random.PCG64([7, number]))
     weights: Arrays = {}
@@ -63,7 +63,9 @@ def draw(graph: Graph, number: int) -> tuple[Arrays, Arrays]:
     feeds: Arrays = {}
     for name in graph.inputs:
         (type_,) = graph.node(name).types
-        feeds[name] = np.asarray(stream.standard_normal(type_.shape), numpy_dtype(type_.dtype))
+        values = stream.standard_normal(type_.shape)
+        values = np.abs(values) if sample.positive else values
+        feeds[name] = np.asarray(values, numpy_dtype(type_.dtype))
     return feeds, weights
 
 
@@ -109,7 +111,7 @@ def check(backend: Backend, op: Op) -> int:
     """Run every sample in eval mode; returns how many, or fails."""
     for number, sample in enumerate(op.samples):
         graph = network(op, sample)
-        feeds, weights = draw(graph, number)
+        feeds, weights = draw(graph, number, sample)
         if op.name in backend.UNSUPPORTED:
             with pytest.raises(ArchirError) as caught:
                 backend.forward(graph, weights, feeds)
@@ -147,7 +149,7 @@ def test_samples_agree_in_training(op: str) -> None:
             builder = graph.edit()
             builder.put(node)
             graph = builder.build()
-        feeds, weights = draw(graph, number)
+        feeds, weights = draw(graph, number, sample)
         wanted, updated = reference(graph, feeds, weights, "train")
         module = torch_fx.lower(graph, weights).train()
         found = module(*(torch.from_numpy(feeds[n]) for n in graph.inputs))
@@ -191,10 +193,11 @@ def test_a_table_that_is_not_exact_is_found() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operator_without_lowering_is_refused(name: str) -> None:
-    graph = network(STANDARD["relu"], STANDARD["relu"].samples[0])
+    (sample, *_) = STANDARD["relu"].samples
+    graph = network(STANDARD["relu"], sample)
     builder = graph.edit()
     builder.put(replace(graph.node("n"), op="fold_in_half"))
-    feeds, _ = draw(graph, 0)
+    feeds, _ = draw(graph, 0, sample)
     with pytest.raises(ArchirError) as caught:
         backends()[name].forward(builder.build(), {}, feeds)
     (found,) = caught.value.diagnostics

@@ -42,6 +42,8 @@ def compute(op: Op, k: Arithmetic, number: int, mode: Any = "eval") -> tuple[Any
     found = instance(op, attrs, sample.inputs)
     rng = np.random.Generator(np.random.PCG64([number, len(op.name)]))
     operands = tuple(draw(k, shape(t), rng) for t in sample.inputs)
+    if sample.positive:
+        operands = tuple(k.multiply(x, x) for x in operands)
     params = {}
     for role, type_ in found.params.items():
         params[role] = draw(k, shape(type_), rng)

@@ -1,0 +1,107 @@
+"""Activations and elementwise arithmetic in torch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from .frame import Site
+from .layers import StochasticDepth
+
+Lowering = Callable[[Site], fx.Node]
+
+
+def _module(layer: Callable[..., nn.Module], *attrs: str) -> Lowering:
+    """A layer of torch without tensors, given these attributes in its own order."""
+
+    def lowering(at: Site) -> fx.Node:
+        return at.stateless(layer(*map(at.attr, attrs)))
+
+    return lowering
+
+
+def _function(function: Callable[..., Any]) -> Lowering:
+    def lowering(at: Site) -> fx.Node:
+        return reduce(lambda a, b: at.call(function, a, b), at.args)
+
+    return lowering
+
+
+def _single(function: Callable[..., Any]) -> Lowering:
+    def lowering(at: Site) -> fx.Node:
+        return at.call(function, *at.args)
+
+    return lowering
+
+
+def _relu(at: Site) -> fx.Node:
+    return at.stateless(nn.ReLU(inplace=at.overwrites))
+
+
+def _gelu(at: Site) -> fx.Node:
+    return at.stateless(nn.GELU(approximate=at.attr("approximate")))
+
+
+def _prelu(at: Site) -> fx.Node:
+    if not at.whole:
+        return at.call(functional.prelu, *at.args, at.param("weight"))
+    channels = 1 if at.attr("shared") else at.types[0].shape[1]
+    assert isinstance(channels, int)
+    return at.layer(nn.PReLU(channels, device="meta"))
+
+
+def _dropout(at: Site) -> fx.Node:
+    return at.stateless(nn.Dropout(_probability(at)))
+
+
+def _stochastic_depth(at: Site) -> fx.Node:
+    return at.stateless(StochasticDepth(_probability(at), at.attr("mode")))
+
+
+def _probability(at: Site) -> float:
+    p: float = at.attr("p")
+    if p > 1:
+        raise at.refuse(f"p = {p} is no probability")
+    return p
+
+
+LOWER: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "relu": _relu,
+        "relu6": _module(nn.ReLU6),
+        "leaky_relu": _module(nn.LeakyReLU, "slope"),
+        "prelu": _prelu,
+        "elu": _module(nn.ELU, "alpha"),
+        "selu": _module(nn.SELU),
+        "celu": _module(nn.CELU, "alpha"),
+        "sigmoid": _module(nn.Sigmoid),
+        "tanh": _module(nn.Tanh),
+        "softplus": _module(nn.Softplus, "beta"),
+        "softsign": _module(nn.Softsign),
+        "gelu": _gelu,
+        "silu": _module(nn.SiLU),
+        "mish": _module(nn.Mish),
+        "hardsigmoid": _module(nn.Hardsigmoid),
+        "hardswish": _module(nn.Hardswish),
+        "hardtanh": _module(nn.Hardtanh, "low", "high"),
+        "softmax": _module(nn.Softmax, "axis"),
+        "log_softmax": _module(nn.LogSoftmax, "axis"),
+        "abs": _single(torch.abs),
+        "exp": _single(torch.exp),
+        "sqrt": _single(torch.sqrt),
+        "neg": _single(operator.neg),
+        "add": _function(operator.add),
+        "sub": _function(operator.sub),
+        "mul": _function(operator.mul),
+        "div": _function(operator.truediv),
+        "dropout": _dropout,
+        "stochastic_depth": _stochastic_depth,
+    }
+)
