@@ -32,7 +32,7 @@ from archir.rewrite.sites import Planner
 
 ops = installed_ops()
 library = rules(ops)
-print(ops["leaky_relu"].doc)
+print(ops["sloped"].doc)
 print(library["leak"].package, "deepen" in library)
 builder = GraphBuilder("net", inputs=["x"])
 type_ = TensorType("f32", (2, 3))

@@ -1,4 +1,4 @@
-"""A leaky ReLU for archir."""
+"""A ReLU with a slope below 0, for archir."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Sample
 
 
-def _leaky_relu(
+def _sloped(
     k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
 ) -> tuple[Array, ...]:
     slope = a["slope"]
@@ -18,14 +18,14 @@ def _leaky_relu(
     return (k.subtract(k.relu(x[0]), k.multiply(negative, k.number(slope))),)
 
 
-LEAKY_RELU = Op(
-    name="leaky_relu",
+SLOPED = Op(
+    name="sloped",
     doc="x where it is positive, else slope * x.",
     signature="x[...] -> [...]",
     attrs=(Attr("slope", Kind.FLOAT, 0.01),),
-    reference=_leaky_relu,
+    reference=_sloped,
     laws=frozenset({Law.ELEMENTWISE, Law.POSITIVELY_HOMOGENEOUS}),
     samples=(Sample((TensorType("f32", (2, 3, 4)),)), Sample((TensorType("f32", (5,)),))),
 )
 
-OPS = (LEAKY_RELU,)
+OPS = (SLOPED,)
