@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from archir.diag import error
+from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
-from archir.ops.classes import AxisClass, AxisClasses, Factor, Structure
+from archir.lang import tree as t
+from archir.ops.classes import AxisClass, AxisClasses
+from archir.ops.forest import Need
 from archir.ops.infer import OpError, equations_of, infer, instance_of
-from archir.ops.record import OpSet
 from archir.ops.signature import Axis, Star
+from archir.ops.structure import leaves, measure
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule
 from archir.weights.terms import IndexMap, Ref, Term
 
-_SUFFIX = re.compile(r"(.+)\.(out|in|axis\d)")
+_SUFFIX = re.compile(r"(.+)\.(out|in|axis\d|(?:heads|head|groups|group|outer|inner|part)\d*)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Refusal:
 
 
 def site_parts(graph: Graph, site: str) -> tuple[str, str] | None:
-    """The node and the suffix of ``PATH``, ``PATH.out``, ``PATH.in`` or ``PATH.axis0``."""
+    """The node and the suffix of ``PATH``, ``PATH.out``, ``PATH.in``, ``PATH.heads``, ..."""
     if site in graph:
         return site, ""
     parts = _SUFFIX.fullmatch(site)
@@ -45,7 +46,8 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     """The class that a site names.
 
     Without a suffix it is the class that the node produces, else the one it carries; ``.in`` is
-    the one it reads, ``.axis0`` the one on that axis of a parameter of its.
+    the one it reads, ``.axis0`` the one on that axis of a parameter of its, ``.heads`` (and the
+    like) the part of its channels that is called so.
 
     Raises:
         ArchirError: A304, the node has no such class; A305, it has several.
@@ -55,17 +57,21 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     name, suffix = parts
     node = graph.node(name)
     wanted = {"out": ("produce", "carry"), "in": ("consume",), "": ("produce",)}.get(suffix)
+    exact = [held for held in classes.classes.values() if held.site == site and held.members]
+    if suffix and len(exact) == 1:
+        return exact[0]
     found = {
         number
         for number, held in classes.classes.items()
         for m in held.members
-        if m.node == name and (m.kind in wanted if wanted else f"axis{m.axis}" == suffix)
+        if m.node == name
+        and (m.kind in wanted if wanted else suffix in (f"axis{m.axis}", held.label))
     }
     if not found and suffix in ("", "out"):
         found = _carried(classes, node)
     if len(found) > 1:
         free = {n for n in found if not classes.classes[n].obstacles}
-        found = free or found
+        found = free or {min(found)}
     if not found:
         raise error(
             "A304",
@@ -75,12 +81,13 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
             hint="`archir rules FILE` lists the sites",
         )
     if len(found) > 1:
-        names = dict.fromkeys(
-            f"`{name}.axis{m.axis}`" if m.node == name else f"`{classes.classes[n].name}`"
-            for n in sorted(found)
-            for m in classes.classes[n].members[:1]
+        names = [f"`{classes.classes[n].site}` ({classes.classes[n].size})" for n in sorted(found)]
+        raise error(
+            "A305",
+            f"`{site}` belongs to several classes: {', '.join(names)}",
+            node=name,
+            hint=f"say which: --at {classes.classes[min(found)].site}",
         )
-        raise error("A305", f"`{site}` belongs to several classes: {', '.join(names)}", node=name)
     return classes.classes[found.pop()]
 
 
@@ -91,7 +98,7 @@ def _carried(classes: AxisClasses, node: Node) -> set[int]:
         for port, type_ in enumerate(node.types):
             if type_.rank > 1:
                 structure = classes.structure(Value(node.name, port), axis)
-                held = {f.number for segment in structure for f in segment if f.number >= 0}
+                held = set(leaves(structure))
                 if not found or not any(classes.classes[n].obstacles for n in held):
                     found |= held
         if any(not classes.classes[n].obstacles for n in found):
@@ -100,28 +107,47 @@ def _carried(classes: AxisClasses, node: Node) -> set[int]:
 
 
 def sites_of(rule: Rule, classes: AxisClasses) -> list[tuple[str, AxisClass]]:
-    """The classes that may change, each with the name of its site.
-
-    That is the name of the class; with an axis where one node makes several of them.
-    """
-    free = [c for c in classes.classes.values() if refusal(rule, c, classes.graph) is None]
-    count = Counter(held.name for held in free)
-    out = []
-    for held in free:
-        axes = [m.axis for m in held.members if m.node == held.name and m.kind == "produce"]
-        crowded = count[held.name] > 1 and axes
-        out.append((f"{held.name}.axis{axes[0]}" if crowded else held.name, held))
-    return out
+    """The classes that may change, each with the name of its site."""
+    return [(c.site, c) for c in classes.classes.values() if refusal(rule, c) is None]
 
 
-def refusal(rule: Rule, held: AxisClass, graph: Graph) -> Refusal | None:
-    """The first obstacle of a class, if it has one."""
+_MAPS = {"replicate": ("even",), "shuffle": ("even", "bijective")}
+"""The conditions that the maps of a rule can meet, by the function that makes them."""
+
+
+def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
+    """What stops a rule whatever its arguments: an obstacle, or a need that it never meets."""
     if not isinstance(held.size, int):
         return Refusal(held.name, f"its size is the symbol {held.size}")
     for obstacle in held.obstacles:
         return Refusal(obstacle.node, obstacle.reason)
     if not held.members:
         return Refusal(held.name, "no weight makes or reads that axis")
+    body = rule.body
+    assert isinstance(body, Reshaping)
+    makers = [e.callee.text for _, e in body.lets if isinstance(e, t.Call)]
+    able = {c for maker in makers for c in _MAPS.get(maker, ())}
+    for need in held.needs:
+        if need.condition not in able:
+            return Refusal(need.node, need.reason, _HINTS[need.condition])
+    if held.size == 1 and able == {"even", "bijective"}:
+        return Refusal(held.name, "it has one channel")
+    return None
+
+
+_HINTS = {
+    "even": "only maps that take every channel equally often keep what it computes",
+    "bijective": "only a change of order keeps what it computes",
+}
+
+
+def unmet(held: AxisClass, g: IndexMap) -> Need | None:
+    """The first need of a class that a map does not meet."""
+    counts = np.bincount(g.entries, minlength=g.source)
+    for need in held.needs:
+        share = 1 if need.condition == "bijective" else counts[0]
+        if share < 1 or (counts != share).any() or len(counts) > g.source:
+            return need
     return None
 
 
@@ -140,8 +166,8 @@ def plan_class(
     """
     body = rule.body
     assert isinstance(body, Reshaping)
-    graph, ops = classes.graph, classes.ops
-    stop = refusal(rule, held, graph)
+    graph = classes.graph
+    stop = refusal(rule, held)
     if stop is not None:
         where = "" if stop.node == site else f"at {stop.node}, "
         raise error(
@@ -165,19 +191,38 @@ def plan_class(
             )
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
-    size = _new_size(scope, held)
+    g = _map(scope, held)
+    need = unmet(held, g)
+    if need is not None:
+        raise _uneven(rule, site, held, need)
     terms = _terms(body, scope, held)
-    after = _resized(graph, ops, classes, held, size)
+    after = _resized(classes, held, g)
     plan = Plan(rule, site, dict(arguments), seed, graph, after, terms)
     check_shapes(plan)
     return plan
 
 
-def _new_size(scope: Scope, held: AxisClass) -> int:
-    maps = [m for m in scope.names.values() if isinstance(m, IndexMap) and m.source == held.size]
-    if len(maps) != 1:
+def _uneven(rule: Rule, site: str, held: AxisClass, need: Need) -> ArchirError:
+    assert isinstance(held.size, int)
+    where = "" if need.node == site else f"at {need.node}, "
+    hint = _HINTS[need.condition]
+    if need.condition == "even":
+        more = ", ".join(str(held.size * times) for times in (2, 3))
+        hint = f"take a multiple of {held.size}: {more}, ..."
+    message = f"`{rule.name}` does not apply at {site}: {where}{need.reason}"
+    return error("A303", message, node=need.node, hint=hint)
+
+
+def _map(scope: Scope, held: AxisClass) -> IndexMap:
+    maps = [m for m in scope.names.values() if isinstance(m, IndexMap)]
+    if len(maps) != 1 or held.size not in (maps[0].source, len(maps[0].entries)):
         raise error("A213", "a rule over a class needs one map over its size", node=held.name)
-    return len(maps[0].entries)
+    return maps[0]
+
+
+def _size(g: IndexMap, held: AxisClass) -> int:
+    """The new size: a gather is over the old entries, an embedding over the new."""
+    return len(g.entries) if g.source == held.size else g.source
 
 
 def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
@@ -203,24 +248,13 @@ def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
     return terms
 
 
-def _resized(graph: Graph, ops: OpSet, classes: AxisClasses, held: AxisClass, size: int) -> Graph:
-    """The graph with every attribute that states a size of the class brought up to date."""
+def _resized(classes: AxisClasses, held: AxisClass, g: IndexMap) -> Graph:
+    """The graph with every attribute that speaks of the class brought up to date."""
+    graph, ops = classes.graph, classes.ops
     builder = graph.edit()
     for name in held.nodes:
         node = graph.node(name)
-        op = ops[node.op]
-        if not op.equations:
-            continue
-        use = instance_of(node, graph, ops)
-        attrs = dict(node.attrs)
-        for left, attr in equations_of(op):
-            if isinstance(left, Star):
-                spelled = use.axes.stars[left.name]
-                structures = [classes.structure_of(name, Axis(((n,),))) for n in spelled]
-                sizes = tuple(_measure(classes, s, held, size) for s in structures)
-                attrs[attr] = sizes
-            else:
-                attrs[attr] = _measure(classes, classes.structure_of(name, left), held, size)
+        attrs = _attributes(node, classes, held, g)
         if attrs != node.attrs:
             builder.put(replace(node, attrs=attrs))
     try:
@@ -228,23 +262,40 @@ def _resized(graph: Graph, ops: OpSet, classes: AxisClasses, held: AxisClass, si
     except OpError as failure:
         raise error(
             "A303",
-            f"the class of {held.name} cannot take {size} channels: {failure.message}",
+            f"the class of {held.name} cannot take {_size(g, held)} channels: {failure.message}",
             node=held.name,
             hint=failure.hint,
         ) from None
 
 
-def _measure(classes: AxisClasses, structure: Structure, held: AxisClass, size: int) -> int:
-    def extent(factor: Factor) -> int:
-        if factor.number == held.number:
-            return size
-        assert isinstance(factor.size, int)
-        return factor.size
+def _attributes(
+    node: Node, classes: AxisClasses, held: AxisClass, g: IndexMap
+) -> dict[str, AttrValue]:
+    graph, op = classes.graph, classes.ops[node.op]
+    attrs = dict(node.attrs)
+    size = _size(g, held)
 
-    total = 0
-    for segment in classes.resolved(structure):
-        part = 1
-        for factor in segment:
-            part *= extent(factor)
-        total += part
-    return total
+    def extent(axis: Axis) -> int:
+        return measure(classes.structure_of(node.name, axis), held.number, size)
+
+    if op.equations or op.stated:
+        use = instance_of(node, graph, classes.ops)
+        for left, attr in equations_of(op):
+            if isinstance(left, Star):
+                spelled = use.axes.stars[left.name]
+                attrs[attr] = tuple(extent(Axis(((n,),))) for n in spelled)
+            else:
+                attrs[attr] = extent(left)
+        if op.stated:
+            sizes = attrs[op.stated]
+            assert isinstance(sizes, tuple)
+            attrs[op.stated] = tuple(
+                extent(axis) if isinstance(old, int) and old > 0 else old
+                for old, axis in zip(sizes, use.axes.results[0], strict=True)
+            )
+    for name, attr in op.rescale.items():
+        part = classes.names[node.name].get(name, ())
+        scale = attrs[attr]
+        if held.number in leaves(classes.resolved(part)) and isinstance(scale, float):
+            attrs[attr] = scale * g.source / len(g.entries)
+    return attrs

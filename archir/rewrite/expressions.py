@@ -13,7 +13,7 @@ from archir.diag import ArchirError, Span, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
-from archir.ops.classes import Structure, lift
+from archir.ops.structure import Structure, lift
 from archir.rewrite.names import OF_TENSORS
 from archir.weights.functions import FUNCTIONS
 from archir.weights.terms import Apply, Argument, IndexMap, Ref, Statistic, Term
@@ -223,7 +223,8 @@ def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
     out: list[Result] = []
     for arg in args:
         if isinstance(arg, IndexMap):
-            out.append(IndexMap(*lift(along.structure, along.number, arg.entries)))
+            spread = lift(along.structure, along.number, arg.entries, arg.source)
+            out.append(IndexMap(*spread))
         else:
             out.append(arg)
     if name == "take" and len(out) == 1:
@@ -240,8 +241,8 @@ def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
             span=span,
         )
     assert scope.rng is not None
-    more = scope.rng.integers(0, old, new - old)
-    return IndexMap(np.concatenate([np.arange(old), more]), old)
+    rounds = [scope.rng.permutation(old) for _ in range(-(-new // old) - 1)]
+    return IndexMap(np.concatenate([np.arange(old), *rounds])[:new], old)
 
 
 def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Result:

@@ -90,15 +90,26 @@ class Planner:
         return plan_pattern(rule, matcher, found, bound, seed)
 
     def example_arguments(self, rule: Rule, at: str) -> dict[str, AttrValue]:
-        """Values for parameters without a default: for a class, one channel more than it has."""
-        out: dict[str, AttrValue] = {}
-        for parameter in rule.parameters:
-            if parameter.default is None:
-                out[parameter.name] = _EXAMPLES[parameter.kind]
-                if isinstance(rule.body, Reshaping):
-                    held = class_at(self.classes, self.graph, self.resolve(rule, at))
-                    out[parameter.name] = held.size + 1 if isinstance(held.size, int) else 1
-        return out
+        """Values for parameters without a default, such that the rule applies if it can.
+
+        For a class that is a size near its own: one more, twice as many, or one less.
+        """
+        names = [p.name for p in rule.parameters if p.default is None]
+        kinds = {p.name: p.kind for p in rule.parameters}
+        out = {name: _EXAMPLES[kinds[name]] for name in names}
+        if not isinstance(rule.body, Reshaping) or not names:
+            return out
+        held = class_at(self.classes, self.graph, self.resolve(rule, at))
+        if not isinstance(held.size, int):
+            return out
+        for size in (held.size + 1, 2 * held.size, held.size - 1):
+            tried: dict[str, AttrValue] = dict.fromkeys(names, size)
+            try:
+                plan_class(rule, self.classes, held, at, {**_defaults(rule), **tried}, 0)
+            except ArchirError:
+                continue
+            return tried
+        return dict.fromkeys(names, held.size + 1)
 
     def _elsewhere(self, rule: Rule) -> str:
         sites = self.sites(rule)
@@ -181,7 +192,7 @@ class Planner:
         best = Failure(-1, self.graph.name, "nothing like it occurs")
         if isinstance(rule.body, Reshaping):
             for held in self.classes.classes.values():
-                stop = refusal(rule, held, self.graph)
+                stop = refusal(rule, held)
                 if stop is not None and held.members:
                     best = Failure(0, stop.node, stop.reason, stop.hint)
                     break

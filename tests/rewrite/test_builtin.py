@@ -300,7 +300,7 @@ def test_a_parameter_with_two_axes_has_two_sites() -> None:
         assert drift(made) < 1e-12
     found = failure(free, "widen", "v", width=9)
     assert found.diagnostics[0].code == "A305"
-    assert "`v.axis0`, `v.axis1`" in found.diagnostics[0].message
+    assert "`v.axis0` (8), `v.axis1` (4)" in found.diagnostics[0].message
     assert found.status == 1
 
 

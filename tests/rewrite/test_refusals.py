@@ -42,11 +42,11 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
     ),
     "groups of several channels": (
         IMAGE + "a = x |> conv(4, 3)\nend = a |> conv(6, 3, groups = 2)" + HEAD,
-        *("widen", "a", {"width": 6}, "A303", "end", "its 2 groups hold several channels each"),
+        *("widen", "a", {"width": 6}, "A305", "a", "several classes: `a.groups` (2), `a.group` (2)"),
     ),
     "a cut inside the class": (
         IMAGE + "a = x |> conv(4, 3)\np, q = split(a, sizes = [1, 3])\nend = concat(q, p)" + HEAD,
-        *("widen", "a", {"width": 6}, "A303", "p", "cuts that axis"),
+        *("widen", "a", {"width": 6}, "A305", "a", "several classes: `a.part1` (1), `a.part2` (3)"),
     ),
     "a narrower width": (LAYERS, "widen", "a", {"width": 3}, "A302", "a", "wants width > size(c)"),
     "the same width": (LAYERS, "widen", "a", {"width": 4}, "A302", "a", "has 4 channels"),
@@ -143,7 +143,7 @@ USAGE: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
     "unknown parameter": ("deepen", "r", {"depth": 3}, "A608", "has no parameter `depth`"),
     "missing parameter": ("widen", "a", {}, "A608", "`widen` needs `width`"),
     "unknown node": ("deepen", "rr", {}, "A605", "the network has no node `rr`"),
-    "unknown suffix": ("widen", "a.heads", {"width": 9}, "A605", "no node `a.heads`"),
+    "unknown suffix": ("widen", "a.tails", {"width": 9}, "A605", "no node `a.tails`"),
 }
 
 
