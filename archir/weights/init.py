@@ -46,6 +46,10 @@ def _quarter(stream: np.random.Generator, shape: tuple[int, ...], node: Node) ->
     return np.full(shape, 0.25, np.float32)
 
 
+def _normal(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+    return stream.standard_normal(shape, np.float32)
+
+
 def _fill(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
     value = node.attrs["init"]
     assert isinstance(value, int | float)
@@ -58,6 +62,7 @@ INITIALISERS: dict[str, Initialiser] = {
     "zeros": _zeros,
     "ones": _ones,
     "quarter": _quarter,
+    "normal": _normal,
     "fill": _fill,
 }
 """What an operator's record may name as the initialiser of a parameter."""
@@ -76,11 +81,13 @@ def _scale(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> A
     return size * np.where(stream.random(shape) < 0.25, -1.0, 1.0)
 
 
+NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm")
+
 STATISTICS: dict[tuple[str, str], Initialiser] = {
     ("batch_norm", "running_mean"): _between(-0.6, 0.6),
     ("batch_norm", "running_var"): _variance,
-    ("batch_norm", "weight"): _scale,
-    ("batch_norm", "bias"): _between(-0.6, 0.6),
+    **{(op, "weight"): _scale for op in NORMS},
+    **{(op, "bias"): _between(-0.6, 0.6) for op in NORMS},
 }
 """Random values for what trials want far from 0 and 1. The geometric mean of
 weight / sqrt(running_var) is 0.9: a plain stack hardly fades, and a residual stream grows by
@@ -96,7 +103,7 @@ def init_weights(
         graph: The network.
         ops: The operators it uses; their records name the initialisers.
         seed: A number >= 0.
-        random_statistics: Draw statistics, scale and shift of batch norms at random.
+        random_statistics: Draw statistics, scale and shift of normalisations at random.
 
     Returns:
         An array for each parameter of the graph, in the graph's order. A shared parameter is

@@ -9,7 +9,7 @@ import numpy as np
 
 from archir.weights.store import numpy_dtype
 
-from . import activate
+from . import activate, normalise
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -39,6 +39,21 @@ def _conv(at: Site) -> None:
     )
 
 
+def _conv_transpose(at: Site) -> None:
+    padding = at.ints("padding")
+    at.emit(
+        "ConvTranspose",
+        *at.args,
+        *at.params("weight", "bias"),
+        kernel_shape=at.ints("kernel"),
+        strides=at.ints("stride"),
+        pads=padding + padding,
+        output_padding=at.ints("output_padding"),
+        dilations=at.ints("dilation"),
+        group=at.attr("groups"),
+    )
+
+
 def _linear(at: Site) -> None:
     weight, *bias = at.params("weight", "bias")
     if at.rank == 2:
@@ -49,46 +64,6 @@ def _linear(at: Site) -> None:
         at.emit("Add", at.helper("matmul", "MatMul", *at.args, turned), *bias)
     else:
         at.emit("MatMul", *at.args, turned)
-
-
-def _batch_norm(at: Site) -> None:
-    if not at.attr("track"):
-        _by_batch(at)
-        return
-    channels = at.types[0].shape[1]
-    assert isinstance(channels, int)
-    scale, shift = at.param("weight"), at.param("bias")
-    scale = scale or at.constant("scale", np.ones(channels, at.dtype))
-    shift = shift or at.constant("shift", np.zeros(channels, at.dtype))
-    statistics = at.params("running_mean", "running_var")
-    at.emit("BatchNormalization", *at.args, scale, shift, *statistics, epsilon=at.attr("eps"))
-
-
-def _by_batch(at: Site) -> None:
-    """Without running statistics those of the batch serve, which BatchNormalization leaves out."""
-    axes = [0, *range(2, at.rank)]
-    centred = at.helper("centred", "Sub", *at.args, _mean(at, "mean", at.args[0], axes))
-    squares = at.helper("squares", "Mul", centred, centred)
-    eps = at.constant("eps", np.asarray(at.attr("eps"), at.dtype))
-    raised = at.helper("raised", "Add", _mean(at, "variance", squares, axes), eps)
-    deviation = at.helper("deviation", "Sqrt", raised)
-    affine = at.params("weight", "bias")
-    if not affine:
-        at.emit("Div", centred, deviation)
-        return
-    shape = at.constant("shape", np.asarray([-1] + [1] * (at.rank - 2), np.int64))
-    scale, shift = (
-        at.helper(role, "Reshape", path, shape)
-        for role, path in zip(("scale", "shift"), affine, strict=True)
-    )
-    normal = at.helper("normal", "Div", centred, deviation)
-    at.emit("Add", at.helper("scaled", "Mul", normal, scale), shift)
-
-
-def _mean(at: Site, role: str, value: str, axes: list[int]) -> str:
-    if at.frame.opset < 18:
-        return at.helper(role, "ReduceMean", value, axes=axes)
-    return at.helper(role, "ReduceMean", value, at.constant(role + "_axes", np.asarray(axes)))
 
 
 def _max_pool(at: Site) -> None:
@@ -156,8 +131,8 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "constant": _constant,
         "parameter": _named,
         "conv": _conv,
+        "conv_transpose": _conv_transpose,
         "linear": _linear,
-        "batch_norm": _batch_norm,
         "max_pool": _max_pool,
         "avg_pool": _avg_pool,
         "global_avg_pool": _over_space("GlobalAveragePool"),
@@ -166,6 +141,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **normalise.LOWER,
     }
 )
 """The operators that can be written."""

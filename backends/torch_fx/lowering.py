@@ -10,9 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from . import activate
+from . import activate, normalise
 from .frame import DTYPES, Site
-from .layers import BatchNorm
 
 Lowering = Callable[[Site], fx.Node | tuple[fx.Node, ...]]
 
@@ -54,25 +53,31 @@ def _conv(at: Site) -> fx.Node:
     )
 
 
+def _conv_transpose(at: Site) -> fx.Node:
+    rank, groups = at.rank - 3, at.attr("groups")
+    rows = (at.ints(n) for n in ("kernel", "stride", "padding", "output_padding", "dilation"))
+    kernel, stride, padding, more, dilation = rows
+    if not at.whole:
+        names = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+        run = getattr(functional, names[rank])
+        weight, bias = at.param("weight"), at.param("bias")
+        return at.call(run, *at.args, weight, bias, stride, padding, more, groups, dilation)
+    layer: Callable[..., nn.Module] = (
+        *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    )[rank]
+    channels = (at.types[0].shape[1], at.attr("out"))
+    biased = at.attr("bias")
+    return at.layer(
+        layer(*(*channels, kernel, stride, padding, more, groups, biased, dilation), device="meta")
+    )
+
+
 def _linear(at: Site) -> fx.Node:
     if not at.whole:
         return at.call(functional.linear, *at.args, at.param("weight"), at.param("bias"))
     features = at.types[0].shape[-1]
     assert isinstance(features, int)
     return at.layer(nn.Linear(features, at.attr("out"), at.attr("bias"), device="meta"))
-
-
-def _batch_norm(at: Site) -> fx.Node:
-    eps, momentum = at.attr("eps"), at.attr("momentum")
-    if not at.whole or at.rank > 5:
-        roles = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        path = at.frame.hidden("batch_norm", BatchNorm(eps, momentum))
-        return at.frame.graph.call_module(path, at.args, {role: at.param(role) for role in roles})
-    layer = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[at.rank - 2]
-    channels = at.types[0].shape[1]
-    assert isinstance(channels, int)
-    affine, track = at.attr("affine"), at.attr("track")
-    return at.layer(layer(channels, eps, momentum, affine, track, device="meta"))
 
 
 def _window(at: Site) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -127,8 +132,8 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "constant": _constant,
         "parameter": _parameter,
         "conv": _conv,
+        "conv_transpose": _conv_transpose,
         "linear": _linear,
-        "batch_norm": _batch_norm,
         "max_pool": _max_pool,
         "avg_pool": _avg_pool,
         "global_avg_pool": _global_avg_pool,
@@ -137,6 +142,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **normalise.LOWER,
     }
 )
 """The operators that torch runs."""

@@ -89,6 +89,8 @@ def test_every_operator_in_other_opsets(net: Any, tmp_path: Path, op: str, opset
     for number, sample in enumerate(STANDARD[op].samples):
         fresh = type(net)()
         inputs = [fresh.input(f"x{i}", *map(int, t.shape)) for i, t in enumerate(sample.inputs)]
+        if sample.positive:
+            inputs = [fresh.add(f"abs{i}", "abs", x) for i, x in enumerate(inputs)]
         made = fresh.add("node", op, *inputs, **sample.attrs)
         graph = fresh.build(y=made)
         path = tmp_path / f"{number}.onnx"

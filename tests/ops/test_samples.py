@@ -15,7 +15,8 @@ from .nets import compute, shape
 SAMPLES = [(op.name, i) for op in STANDARD.values() for i in range(len(op.samples))]
 IRRATIONAL = {
     *("softmax", "log_softmax", "batch_norm", "exp", "elu", "selu", "celu", "sigmoid", "tanh"),
-    *("softplus", "gelu", "silu", "mish"),
+    *("softplus", "gelu", "silu", "mish", "layer_norm", "rms_norm", "group_norm"),
+    *("instance_norm", "local_response_norm"),
 }
 """What takes a square root, an exponential or the like: Fractions have a stand-in."""
 FIELDS = [Floating(np.float64), Floating(np.float32), Rational(), Residues()]
