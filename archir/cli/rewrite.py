@@ -163,6 +163,11 @@ def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool)
         lines.append(f"{use.plan.rule.name}@{use.plan.site} {settings}".rstrip())
         checked = f"equal in {use.checks[0].field} in {modes}" if use.checks else "shape only"
         lines.append(f"  rule {kind}; this use {checked}")
+        if use.read:
+            lines.append(
+                f"  what goes is read: {use.read:.1%} of these weights (by norm), "
+                "so the function changes by the drift below"
+            )
         lines += [f"  not claimed in {mode}: {why}" for mode, why in use.skipped.items()]
         if use.calibration:
             lines.append(

@@ -23,7 +23,7 @@ from archir.ir.types import TensorType
 from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
 from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
-from archir.rewrite.plan import Plan, Region, region_of
+from archir.rewrite.plan import Plan, Region, region_of, without_unread
 from archir.weights.functions import evaluate
 from archir.weights.terms import Statistic, Term, references, statistics
 
@@ -83,6 +83,8 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     k = arithmetic or Residues()
     region = region_of(plan)
     old = _parameters(plan, region, k, np.random.Generator(np.random.PCG64([seed, 0x5EED])))
+    read = {p for n in region.before for p in n.params.values()}
+    old.update({p: a for p, a in without_unread(plan, old).items() if p in read})
     held = _paths(region.after, plan)
     rng = np.random.Generator(np.random.PCG64([seed, 0xCA11]))
     measured = {

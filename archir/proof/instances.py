@@ -94,6 +94,8 @@ def instances(rule: Rule, ops: OpSet, misfits: list[str], *, tiny: int = 0) -> I
                 size = next(s.size for s in planner.sites(rule) if s.at == site)
             given = arguments(rule, number, size)
             try:
+                if size is not None and (number % 2 or not _fits(planner, rule, site, given)):
+                    given = planner.example_arguments(rule, site)
                 plan = planner.plan(rule, site, given, seed=number)
             except ArchirError as failure:
                 if failure.diagnostics[0].code in MISFITS:
@@ -102,6 +104,14 @@ def instances(rule: Rule, ops: OpSet, misfits: list[str], *, tiny: int = 0) -> I
                     )
                 continue
             yield Instance(plan, number)
+
+
+def _fits(planner: Planner, rule: Rule, site: str, given: Mapping[str, AttrValue]) -> bool:
+    try:
+        planner.plan(rule, site, given)
+    except ArchirError:
+        return False
+    return True
 
 
 def _network(rule: Rule, ops: OpSet, number: int, tiny: int) -> tuple[Graph, str]:

@@ -23,7 +23,7 @@ from archir.proof.certificate import (
 )
 from archir.proof.lineage import Lineage, needed
 from archir.proof.prove import shipped_verdict
-from archir.proof.uses import check_facts, check_plan, decode
+from archir.proof.uses import check_facts, check_plan, decode, share_read
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.rulefile import parse_rules
 from archir.rewrite.sites import Planner
@@ -242,6 +242,8 @@ def _rewrite(
             "not_claimed"
         ]:
             return [_wrong(name, "the exact check does not come out as certified")], None
+        if plan.unread and weights is not None and use["assumed_zero"] != share_read(plan, weights):
+            return [_wrong(name, "the weights assumed to be zero are not as certified")], None
         measured = {_statistic(raw): decode(raw["values"]) for raw in use["measured"]}
         if weights is not None:
             weights = apply_terms(plan.terms, plan.after, weights, measured)

@@ -13,7 +13,7 @@ from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
 from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
-from archir.rewrite.plan import Plan, dropout_in
+from archir.rewrite.plan import Plan, dropout_in, without_unread
 from archir.weights.terms import Statistic, statistics
 
 DRAWS = 4
@@ -33,6 +33,8 @@ class Use:
     measured: Mapping[Statistic, Array] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     verdict: Mapping[str, Any] | None = None
+    read: float = 0.0
+    """What share of the weights that a rule assumes to be zero is not (their norms compared)."""
 
     def facts(self) -> dict[str, Any]:
         """The use as JSON values, enough to replay it bit for bit."""
@@ -47,11 +49,23 @@ class Use:
             "verdict": self.verdict,
             "exact": {c.mode: check_facts(c) for c in self.checks},
             "not_claimed": dict(self.skipped),
+            **({"assumed_zero": self.read} if self.plan.rule.contract.unread else {}),
             "calibration": self.calibration,
             "measured": [
                 {**asdict(s), "values": encode(array)} for s, array in self.measured.items()
             ],
         }
+
+
+def share_read(plan: Plan, weights: Mapping[str, Array]) -> float:
+    """How much of the weights that a plan cuts a rule wrongly assumes to be zero.
+
+    The Euclidean norm of what should be zero over that of all of these weights.
+    """
+    zeroed = without_unread(plan, weights)
+    lost = sum(float(np.square(weights[p] - zeroed[p], dtype=np.float64).sum()) for p in zeroed)
+    whole = sum(float(np.square(weights[p], dtype=np.float64).sum()) for p in zeroed)
+    return (lost / whole) ** 0.5 if whole else 0.0
 
 
 def check_facts(check: ExactCheck) -> dict[str, Any]:

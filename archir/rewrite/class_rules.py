@@ -16,7 +16,7 @@ from archir.ops.classes import AxisClass, AxisClasses
 from archir.ops.forest import Need
 from archir.ops.infer import OpError, equations_of, infer, instance_of
 from archir.ops.signature import Axis, Star
-from archir.ops.structure import leaves, measure
+from archir.ops.structure import leaves, lift, measure
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule
@@ -130,7 +130,7 @@ def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
     for need in held.needs:
         if need.condition not in able:
             return Refusal(need.node, need.reason, _HINTS[need.condition])
-    if held.size == 1 and able == {"even", "bijective"}:
+    if held.size == 1 and {"select", "shuffle"}.intersection(makers):
         return Refusal(held.name, "it has one channel")
     return None
 
@@ -197,7 +197,10 @@ def plan_class(
         raise _uneven(rule, site, held, need)
     terms = _terms(body, scope, held)
     after = _resized(classes, held, g)
-    plan = Plan(rule, site, dict(arguments), seed, graph, after, terms)
+    unread = _unread(held, g) if rule.contract.unread else {}
+    plan = Plan(
+        rule, site, dict(arguments), seed, graph, after, terms, matched=held.nodes, unread=unread
+    )
     check_shapes(plan)
     return plan
 
@@ -246,6 +249,16 @@ def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
         terms[member.path] = value
     scope.along = None
     return terms
+
+
+def _unread(held: AxisClass, g: IndexMap) -> dict[str, tuple[tuple[int, IndexMap], ...]]:
+    """What a map keeps of every weight that reads the class."""
+    out: dict[str, dict[int, IndexMap]] = {}
+    for m in held.members:
+        if m.kind == "consume":
+            spread = lift(m.structure, held.number, g.entries, g.source)
+            out.setdefault(m.path, {})[m.axis] = IndexMap(*spread)
+    return {path: tuple(places.items()) for path, places in out.items()}
 
 
 def _resized(classes: AxisClasses, held: AxisClass, g: IndexMap) -> Graph:

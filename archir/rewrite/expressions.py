@@ -14,7 +14,7 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.structure import Structure, lift
-from archir.rewrite.names import OF_TENSORS
+from archir.rewrite.names import MAPS, OF_TENSORS
 from archir.weights.functions import FUNCTIONS
 from archir.weights.terms import Apply, Argument, IndexMap, Ref, Statistic, Term
 
@@ -208,8 +208,8 @@ def _call(call: t.Call, scope: Scope) -> Result:
     args = [evaluate(e, scope) for e in given]
     if name in ("min", "max"):
         return _safe(min if name == "min" else max, tuple(args), call.span)
-    if name == "replicate":
-        return _replicate(args, scope, call.span)
+    if name in MAPS:
+        return _map(name, args, scope, call.span)
     if scope.along is not None:
         args = _lifted(name, args, scope.along)
     function = FUNCTIONS.get(name)
@@ -227,20 +227,37 @@ def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
             out.append(IndexMap(*spread))
         else:
             out.append(arg)
-    if name == "take" and len(out) == 1:
+    if name in ("take", "place") and len(out) == 1:
         return [along.term, out[0], along.axis]
     return out
 
 
-def _replicate(args: list[Result], scope: Scope, span: Span) -> IndexMap:
-    old, new = args if len(args) == 2 else (None, None)
-    if not isinstance(old, int) or not isinstance(new, int) or not 0 < old <= new <= MAX_SIZE:
+def _map(name: str, args: list[Result], scope: Scope, span: Span) -> IndexMap:
+    """A map over a class.
+
+    ``replicate(n, m)`` takes every entry, then copies, each equally often or once more;
+    ``select(n, m)`` some in order; ``embed(n, m)`` says that they become the first n of m;
+    ``shuffle(n)`` takes all in another order.
+    """
+    sizes = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
+    if len(sizes) != len(args) or len(sizes) != (1 if name == "shuffle" else 2):
+        raise error("A211", f"`{name}` takes sizes of an axis, before and after", span=span)
+    old, new = sizes[0], sizes[-1]
+    least, most = (old, MAX_SIZE) if name in ("replicate", "embed") else (1, old)
+    if not 0 < old <= MAX_SIZE or not least <= new <= most:
         raise error(
-            "A211",
-            f"replicate wants 0 < size <= new size <= {MAX_SIZE}, got {old}, {new}",
-            span=span,
+            "A211", f"{name} of {old} entries wants {least} to {most}, got {new}", span=span
         )
     assert scope.rng is not None
+    if name == "embed":
+        return IndexMap(np.arange(old), new)
+    if name == "select":
+        return IndexMap(np.sort(scope.rng.permutation(old)[:new]), old)
+    if name == "shuffle":
+        order = scope.rng.permutation(old)
+        if old > 1 and (order == np.arange(old)).all():
+            order = np.roll(order, 1)
+        return IndexMap(order, old)
     rounds = [scope.rng.permutation(old) for _ in range(-(-new // old) - 1)]
     return IndexMap(np.concatenate([np.arange(old), *rounds])[:new], old)
 

@@ -13,8 +13,10 @@ from archir.weights.functions import FUNCTIONS
 
 OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
 """Functions of a tensor of the pattern; `mean` and `variance` are measured on calibration data."""
-SCALAR = ("min", "max", "replicate")
-"""Functions of numbers; `replicate` makes a random map when a rewrite is planned."""
+MAPS = ("replicate", "select", "embed", "shuffle")
+"""Functions that make a map over the entries of a class when a rewrite is planned."""
+SCALAR = ("min", "max", *MAPS)
+"""Functions of numbers."""
 
 Complain = Callable[[str, str, Span, str], None]
 

@@ -19,7 +19,7 @@ from archir.ops.record import Law, OpSet
 from archir.rewrite.rule import Rule
 from archir.weights.functions import WeightError, evaluate, shape_of
 from archir.weights.store import numpy_dtype
-from archir.weights.terms import Ref, Statistic, Term, compose
+from archir.weights.terms import IndexMap, Ref, Statistic, Term, compose
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Plan:
     values: Mapping[Value, Value] = field(default_factory=dict)
     matched: tuple[str, ...] = ()
     """The nodes of ``before`` that a pattern matched, changed or not."""
+    unread: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
+    """Weights that the rule assumes to be zero: by path, the axes and what is kept of them."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,19 @@ def region_of(plan: Plan) -> Region:
     entering += [v for pair in checks for v in pair]
     feeds = dict.fromkeys(v for v in entering if v.node in kept)
     return Region(before, after, tuple(feeds), tuple(checks))
+
+
+def without_unread(plan: Plan, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights with zeros where the rule assumes them; only those that it speaks of."""
+    out: dict[str, Array] = {}
+    for path, places in plan.unread.items():
+        for axis, kept in places:
+            held = out.get(path, weights[path])
+            mask = np.ones(kept.source, np.bool_)
+            mask[kept.entries] = False
+            out[path] = held.copy()
+            out[path][(slice(None),) * axis + (mask,)] = 0
+    return out
 
 
 def dropout_in(region: Region, ops: OpSet) -> str | None:

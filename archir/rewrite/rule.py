@@ -68,6 +68,8 @@ class Contract:
     function: tuple[Mode, ...] = ()
     shape: bool = False
     decreases: tuple[str, ...] = ()
+    unread: str = ""
+    """The map of a class rule, where the function is kept if no weight reads what it leaves out."""
 
 
 @dataclass(frozen=True, slots=True)

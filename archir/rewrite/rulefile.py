@@ -251,9 +251,22 @@ class _RuleReader:
                 span,
                 "say what it preserves: `preserves function in eval, train` or `preserves shape`",
             )
+        unread = ""
+        for clause in parts.get("assumes", []):
+            what, given_map = (self.reader.ident(c) for c in clause.children)
+            unread = given_map.text
+            lets = [self.reader.statement(c) for c in parts.get("let", [])]
+            names = [s.name.text for s in lets if isinstance(s, t.Let)]
+            if what.text != "unread" or unread not in names or not modes:
+                self.complain(
+                    "A205",
+                    "a rule over a class that preserves the function may assume `unread(g)`, "
+                    "g being its map",
+                    what.span,
+                )
         claims = tuple(str(c.children[0]) for c in parts.get("claim", []))
         known: tuple[Mode, ...] = ("eval", "train")
-        return Contract(tuple(m for m in known if m in modes), shape, claims)
+        return Contract(tuple(m for m in known if m in modes), shape, claims, unread)
 
     def _body(
         self, parts: dict[str, list[Tree[Token]]], label: t.Ident

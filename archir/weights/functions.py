@@ -88,6 +88,25 @@ def _take_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool)
     return term
 
 
+def _place_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
+    axis = _axis("place", w, axis)
+    _need(isinstance(g, IndexMap), "place needs an index map")
+    _need(
+        w[axis] == len(g.entries),
+        f"place: axis {axis} has size {w[axis]}, the map places {len(g.entries)}",
+    )
+    return (*w[:axis], g.source, *w[axis + 1 :])
+
+
+def _place(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
+    axis %= w.ndim
+    out = np.zeros((*w.shape[:axis], g.source, *w.shape[axis + 1 :]), w.dtype)
+    if w.dtype == object:
+        out[...] = k.number(0)
+    out[(slice(None),) * axis + (g.entries,)] = w
+    return out
+
+
 def _count_shape(g: IndexMap) -> Shape:
     _need(isinstance(g, IndexMap), "count needs an index map")
     return (len(g.entries),)
@@ -362,6 +381,15 @@ FUNCTIONS: Mapping[str, WeightFunction] = {
             _take_moment,
         ),
         WeightFunction(
+            "place",
+            "place(w, g, axis)",
+            "Put entry j of an axis at g[j] of a longer one, zeros elsewhere.",
+            1,
+            _place_shape,
+            _place,
+            _same("place"),
+        ),
+        WeightFunction(
             "count",
             "count(g)",
             "For each new index, how many new indices copy the same old one.",
@@ -469,7 +497,7 @@ FUNCTIONS: Mapping[str, WeightFunction] = {
         ),
     )
 }
-"""Every weight function. `replicate`, `mean` and `variance` are read when a rewrite is planned."""
+"""Every weight function. Maps, `mean` and `variance` are read when a rewrite is planned."""
 
 _SHARE = WeightFunction(
     "share",

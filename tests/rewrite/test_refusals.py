@@ -42,7 +42,14 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
     ),
     "groups of several channels": (
         IMAGE + "a = x |> conv(4, 3)\nend = a |> conv(6, 3, groups = 2)" + HEAD,
-        *("widen", "a", {"width": 6}, "A305", "a", "several classes: `a.groups` (2), `a.group` (2)"),
+        *(
+            "widen",
+            "a",
+            {"width": 6},
+            "A305",
+            "a",
+            "several classes: `a.groups` (2), `a.group` (2)",
+        ),
     ),
     "a cut inside the class": (
         IMAGE + "a = x |> conv(4, 3)\np, q = split(a, sizes = [1, 3])\nend = concat(q, p)" + HEAD,

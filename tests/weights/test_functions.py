@@ -62,6 +62,10 @@ LINEAR: Mapping[str, list[tuple[str, Term]]] = {
         ("m", call("add", call("ones", 3), M)),
         ("v", call("add", V, call("zeros", 5, 4))),
     ],
+    "place": [
+        ("m", call("place", M, IndexMap(np.array([4, 1, 2]), 6), 1)),
+        ("w", call("place", W, IndexMap(np.array([1, 0, 4]), 5), -1)),
+    ],
     "subtract": [
         ("m", call("subtract", M, call("ones", 2, 1))),
         ("m", call("subtract", 1, M)),
