@@ -11,7 +11,9 @@ from archir.lang.naming import place
 from archir.lang.program import Tensor
 from archir.lang.state import POISON, Frame, Poison, describe, is_tensors, suggest
 
-_OPERATORS = {"+": "add", "*": "mul"}
+_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+_PAIRS = ("-", "/")
+"""The signs that join two tensors and no more."""
 
 
 def evaluate(expr: t.Expr, frame: Frame) -> Any:
@@ -96,13 +98,12 @@ def _unary(expr: t.Unary, frame: Frame) -> Any:
     if value is POISON:
         return POISON
     if isinstance(value, Tensor):
-        return frame.report(
-            "A117",
-            "`-` does not go with a tensor yet",
-            expr.span,
-            hint="multiply it by -1",
-        )
+        return _negated(expr, value, frame, None)
     return _compute("-", 0 if not isinstance(value, float) else -0.0, value, expr, frame)
+
+
+def _negated(expr: t.Unary, value: Tensor, frame: Frame, label: t.Ident | None) -> Any:
+    return nodes.operator(nodes.Use("neg", expr, expr.span, label), (value,), nodes.Given(), frame)
 
 
 def _compute(op: str, a: Any, b: Any, expr: t.Expr, frame: Frame) -> Any:
@@ -134,12 +135,12 @@ def _chain(expr: t.Chain, frame: Frame) -> Any:
 def _tensor_chain(expr: t.Chain, values: list[Any], frame: Frame, label: t.Ident | None) -> Any:
     symbols = [op for op, _ in expr.rest]
     wrong = next((op for op in symbols if op not in _OPERATORS or op != symbols[0]), None)
+    if wrong is None and symbols[0] in _PAIRS and len(symbols) > 1:
+        wrong = symbols[0]
     if wrong is not None:
-        hint = "`+` and `*` do" if wrong not in _OPERATORS else "put one of them in parentheses"
-        if wrong == "-":
-            hint = "write `x + y * -1`"
-        elif wrong == "/":
-            hint = "multiply by the reciprocal"
+        hint = "put two of them in parentheses, as in `(a - b) - c`"
+        if wrong not in _OPERATORS:
+            hint = "`+`, `-`, `*` and `/` do"
         return frame.report(
             "A117",
             f"`{wrong}` does not go with tensors here",
@@ -230,9 +231,15 @@ def _stage(expr: t.Stage, frame: Frame) -> Any:
             return POISON
         if any(isinstance(value, Tensor) for value in values):
             return _tensor_chain(inner, values, frame, expr.label)
+    if isinstance(inner, t.Unary) and inner.op == "-":
+        value = evaluate(inner.operand, frame)
+        if value is POISON:
+            return POISON
+        if isinstance(value, Tensor):
+            return _negated(inner, value, frame, expr.label)
     return frame.report(
         "A107",
-        "a label in front of parentheses names the sum or product of tensors in them",
+        "a label in front of parentheses names the arithmetic of tensors in them",
         expr.span,
         hint="label a stage, as in `x |> conv1: conv(16, 3)`",
     )

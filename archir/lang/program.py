@@ -10,7 +10,7 @@ from archir.ir.graph import Graph
 from archir.ir.types import AttrValue, TensorType
 from archir.lang import tree as t
 
-Site = t.Stage | t.Call | t.Chain | t.Literal | t.TensorStatement | t.InputStatement
+Site = t.Stage | t.Call | t.Chain | t.Unary | t.Literal | t.TensorStatement | t.InputStatement
 """The piece of syntax that makes a node, or a block's instance."""
 
 

@@ -51,6 +51,8 @@ def is_tensor(expr: t.Expr, scope: Scope, ops: OpSet, blocks: Iterable[str]) -> 
             return expr.callee.text in ops or expr.callee.text in blocks
         case t.Paren():
             return is_tensor(expr.inner, scope, ops, blocks)
+        case t.Unary():
+            return is_tensor(expr.operand, scope, ops, blocks)
         case t.Chain():
             parts = [expr.first, *(part for _, part in expr.rest)]
             return any(is_tensor(part, scope, ops, blocks) for part in parts)
@@ -111,7 +113,7 @@ def extend(site: Site, statement: t.Statement, label: str, tail: str) -> list[Ed
         node, up = group, above.get(id(group))
         label = ""
     start, end = node.span.start, node.span.end
-    if label and isinstance(node, t.Chain):
+    if label and isinstance(node, t.Chain | t.Unary):
         edits = [Edit(start, start, f"{label}: ("), Edit(end, end, ")" + tail)]
     elif label:
         edits = [Edit(start, start, f"{label}: "), Edit(end, end, tail)]

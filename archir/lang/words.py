@@ -13,7 +13,7 @@ from archir.lang.tree import KEYWORDS, escape, write_path
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import REQUIRED, Attrs, Kind, Op
 
-POSITIONAL = (Kind.INT, Kind.SPATIAL, Kind.PADDING, Kind.INTS, Kind.NUMBERS)
+POSITIONAL = (Kind.INT, Kind.SPATIAL, Kind.PADDING, Kind.INTS, Kind.AXES, Kind.NUMBERS)
 """Kinds of attributes that read well without a keyword."""
 MAX_POSITIONAL = 3
 RESERVED = frozenset(CONSTANTS) | KEYWORDS

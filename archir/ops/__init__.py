@@ -6,7 +6,20 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 
 from archir.diag import error
-from archir.ops import activation, conv, elementwise, norm, pool, shape, source
+from archir.ops import (
+    activation,
+    attend,
+    conv,
+    elementwise,
+    index,
+    layout,
+    norm,
+    pool,
+    reduce,
+    resample,
+    shape,
+    source,
+)
 from archir.ops.record import OpSet
 
 BUILTIN = (
@@ -16,7 +29,12 @@ BUILTIN = (
     *activation.OPS,
     *elementwise.OPS,
     *pool.OPS,
+    *resample.OPS,
     *shape.OPS,
+    *layout.OPS,
+    *index.OPS,
+    *attend.OPS,
+    *reduce.OPS,
 )
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 

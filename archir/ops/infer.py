@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from archir.ir.dims import Size
+from archir.ir.dims import Size, product, quotient
 from archir.ir.graph import Graph, Node
 from archir.ir.types import DTYPES, AttrValue, TensorType
 from archir.ops.record import REQUIRED, Attr, Attrs, Derived, Kind, Op, OpSet, SameAs
@@ -31,9 +31,9 @@ class OpError(Exception):
         self.code, self.message, self.hint, self.attr = code, message, hint, attr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """A use of an operator with everything inferred."""
+    """A use of an operator with everything inferred. Uses that are alike share one."""
 
     axes: Expanded
     sizes: Mapping[str, Size]
@@ -93,10 +93,9 @@ def _normal(op: Op, attr: Attr, value: Any, rank: int) -> AttrValue:
     if kind is Kind.INT:
         return int(_number(what, attr, value, int))
     if kind is Kind.AXIS:
-        axis = _number(what, attr, value, int)
-        if not -rank <= axis < rank:
-            raise OpError("A114", f"{what} is {axis}, its input has rank {rank}", attr=attr.name)
-        return int(axis % rank)
+        return _axis(what, attr, value, rank)
+    if kind is Kind.AXES:
+        return _axes(op, attr, value if isinstance(value, tuple) else (value,), rank)
     if kind is Kind.FLOAT:
         return float(_number(what, attr, value, float))
     fits = {
@@ -109,6 +108,21 @@ def _normal(op: Op, attr: Attr, value: Any, rank: int) -> AttrValue:
         raise OpError("A114", f"{what} is {kind.value}, got {_show(value)}", attr=attr.name)
     result: AttrValue = value
     return result
+
+
+def _axis(what: str, attr: Attr, value: object, rank: int) -> int:
+    axis = _number(what, attr, value, int)
+    if not -rank <= axis < rank:
+        raise OpError("A114", f"{what} is {axis}, its input has rank {rank}", attr=attr.name)
+    return int(axis % rank)
+
+
+def _axes(op: Op, attr: Attr, values: tuple[Any, ...], rank: int) -> tuple[int, ...]:
+    what = f"`{attr.name}` of `{op.name}`"
+    axes = tuple(_axis(what, attr, value, rank) for value in values)
+    if len(set(axes)) != len(axes):
+        raise OpError("A114", f"{what} names an axis twice: {_show(values)}", attr=attr.name)
+    return axes
 
 
 def _numbers(value: object) -> bool:
@@ -275,6 +289,9 @@ def _sizes(op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded) 
             pending.append((left, stated, f"{name} = {stated}"))
     for operand, type_ in zip(axes.operands, types, strict=True):
         pending.extend((axis, size, "") for axis, size in zip(operand, type_.shape, strict=True))
+    if op.stated is not None:
+        wanted = stated_sizes(op, attrs, types[0])
+        pending.extend((axis, size, "") for axis, size in zip(axes.results[0], wanted, strict=True))
     while pending:
         rest: list[tuple[Axis, Size, str]] = []
         for axis, size, why in pending:
@@ -288,6 +305,36 @@ def _sizes(op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded) 
         pending = rest
     _derive(op, attrs, types, axes, sizes)
     return sizes
+
+
+def stated_sizes(op: Op, attrs: Attrs, source: TensorType) -> tuple[Size, ...]:
+    """The sizes that a use states for its first result: 0 is the operand's, -1 what remains.
+
+    Raises:
+        OpError: a size cannot be known, or the result would hold more or fewer entries.
+    """
+    assert op.stated is not None
+    entries = attrs[op.stated]
+    assert isinstance(entries, tuple)
+    what = f"`{op.stated}` of `{op.name}` is {list(entries)}"
+    sizes: list[Size] = []
+    for place, entry in enumerate(entries):
+        assert isinstance(entry, int)
+        if entry < -1 or (entry == 0 and place >= source.rank) or entries.count(-1) > 1:
+            why = "one entry at most is -1, 0 stands where the input has an axis"
+            raise OpError("A114", f"{what}: {why} (input {source})", attr=op.stated)
+        sizes.append(source.shape[place] if entry == 0 else entry)
+    if -1 in entries:
+        others = product(size for size in sizes if size != -1)
+        rest = quotient(product(source.shape), others)
+        if rest is None:
+            message = f"{what}: the entries of {source} are no multiple of {others}"
+            raise OpError("A110", message, attr=op.stated)
+        sizes[entries.index(-1)] = rest
+    if product(sizes) != product(source.shape):
+        message = f"{what}: {product(sizes)} entries, {source} has {product(source.shape)}"
+        raise OpError("A110", message, attr=op.stated)
+    return tuple(sizes)
 
 
 def _derive(

@@ -9,7 +9,7 @@ import numpy as np
 
 from archir.weights.store import numpy_dtype
 
-from . import activate, normalise
+from . import activate, mixing, normalise, shapes
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -141,6 +141,8 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **shapes.LOWER,
+        **mixing.LOWER,
         **normalise.LOWER,
     }
 )

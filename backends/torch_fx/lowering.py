@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from . import activate, normalise
+from . import activate, mixing, normalise, shapes
 from .frame import DTYPES, Site
 
 Lowering = Callable[[Site], fx.Node | tuple[fx.Node, ...]]
@@ -142,6 +142,8 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **shapes.LOWER,
+        **mixing.LOWER,
         **normalise.LOWER,
     }
 )

@@ -65,6 +65,8 @@ def draw(graph: Graph, number: int, sample: Sample) -> tuple[Arrays, Arrays]:
         (type_,) = graph.node(name).types
         values = stream.standard_normal(type_.shape)
         values = np.abs(values) if sample.positive else values
+        if type_.dtype == "i64":  # an index: four rows are the fewest that a sample has
+            values = stream.integers(0, 4, type_.shape)
         feeds[name] = np.asarray(values, numpy_dtype(type_.dtype))
     return feeds, weights
 

@@ -41,7 +41,10 @@ def compute(op: Op, k: Arithmetic, number: int, mode: Any = "eval") -> tuple[Any
     attrs = bind_attrs(op, sample.attrs, sample.inputs)
     found = instance(op, attrs, sample.inputs)
     rng = np.random.Generator(np.random.PCG64([number, len(op.name)]))
-    operands = tuple(draw(k, shape(t), rng) for t in sample.inputs)
+    operands = tuple(
+        k.array(rng.integers(0, 4, shape(t))) if t.dtype == "i64" else draw(k, shape(t), rng)
+        for t in sample.inputs
+    )
     if sample.positive:
         operands = tuple(k.multiply(x, x) for x in operands)
     params = {}

@@ -16,9 +16,11 @@ SAMPLES = [(op.name, i) for op in STANDARD.values() for i in range(len(op.sample
 IRRATIONAL = {
     *("softmax", "log_softmax", "batch_norm", "exp", "elu", "selu", "celu", "sigmoid", "tanh"),
     *("softplus", "gelu", "silu", "mish", "layer_norm", "rms_norm", "group_norm"),
-    *("instance_norm", "local_response_norm"),
+    *("instance_norm", "local_response_norm", "attention"),
 }
 """What takes a square root, an exponential or the like: Fractions have a stand-in."""
+INDEXED = {"gather", "embedding"}
+"""What reads an index, which exact numbers are taken for modulo the extent."""
 FIELDS = [Floating(np.float64), Floating(np.float32), Rational(), Residues()]
 
 
@@ -84,7 +86,9 @@ def test_softmax_sums_to_one_in_every_arithmetic() -> None:
             assert np.abs(total.astype(np.float64)).max() <= bound
 
 
-@pytest.mark.parametrize("name", [op.name for op in STANDARD.values() if op.field])
+@pytest.mark.parametrize(
+    "name", [op.name for op in STANDARD.values() if op.field and op.name not in INDEXED]
+)
 def test_what_the_field_cannot_compute_has_a_stand_in(name: str) -> None:
     """Only then does a record say so: the residues of exact results are others."""
     op, k = STANDARD[name], Residues()
@@ -99,3 +103,24 @@ def test_what_the_field_cannot_compute_has_a_stand_in(name: str) -> None:
 
 def test_what_fractions_cannot_compute_the_field_cannot() -> None:
     assert {name for name in IRRATIONAL if not STANDARD[name].field} == set()
+
+
+@pytest.mark.parametrize("k", [Rational(), Residues()], ids=lambda k: k.name)
+def test_an_index_is_taken_modulo_the_extent(k: Rational | Residues) -> None:
+    table = k.array(np.arange(10, 15))
+    places = k.array(np.array([0, 4, 5, 13, -1]))
+    for op, operands, params in (
+        ("gather", (table, places), {}),
+        ("embedding", (places,), {"weight": table}),
+    ):
+        (y,) = STANDARD[op].reference(k, operands, params, {"axis": 0}, "eval")
+        # -1 is the last of 5, and p - 1 = 5 * 209714 in GF(p).
+        last = 14 if isinstance(k, Rational) else 10
+        assert y.tolist() == [10, 14, 10, 13, last]
+
+
+def test_an_index_of_floats_beyond_the_extent_is_no_number() -> None:
+    with pytest.raises(IndexError):
+        STANDARD["gather"].reference(
+            Floating(), (np.arange(3.0), np.array([3.0])), {}, {"axis": 0}, "eval"
+        )

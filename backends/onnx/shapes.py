@@ -1,0 +1,158 @@
+"""How the operators that move entries are written in ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from archir.ops.index import pad_sources
+from archir.ops.layout import place
+
+from .frame import Site
+
+Lowering = Callable[[Site], None]
+
+
+def whole(at: Site, role: str, *values: int) -> str:
+    """A constant of whole numbers."""
+    return at.constant(role, np.asarray(values, np.int64))
+
+
+def _reshape(at: Site) -> None:
+    at.emit("Reshape", *at.args, whole(at, "shape", *at.ints("shape")))
+
+
+def _permute(at: Site) -> None:
+    at.emit("Transpose", *at.args, perm=at.ints("order"))
+
+
+def _transpose(at: Site) -> None:
+    order = list(range(at.rank))
+    a, b = at.attr("a"), at.attr("b")
+    order[a], order[b] = b, a
+    at.emit("Transpose", *at.args, perm=order)
+
+
+def _squeeze(at: Site) -> None:
+    at.emit("Squeeze", *at.args, whole(at, "axes", at.attr("axis")))
+
+
+def _unsqueeze(at: Site) -> None:
+    at.emit("Unsqueeze", *at.args, whole(at, "axes", place(at.node.attrs, at.rank)))
+
+
+def _pixel_shuffle(at: Site) -> None:
+    at.emit("DepthToSpace", *at.args, blocksize=at.attr("factor"), mode="CRD")
+
+
+def _chunk(at: Site) -> None:
+    axis = at.attr("axis")
+    size = at.node.types[0].shape[axis]
+    if not isinstance(size, int):
+        raise at.refuse(f"it cuts an axis of the symbolic extent {at.types[0].shape[axis]}")
+    sizes = whole(at, "sizes", *[size] * at.attr("chunks"))
+    at.emit("Split", *at.args, sizes, axis=axis)
+
+
+def _slice(at: Site) -> None:
+    start, step = at.attr("start"), at.attr("step")
+    end = start + (at.attr("length") - 1) * step + 1
+    values = {"starts": start, "ends": end, "axes": at.attr("axis"), "steps": step}
+    at.emit("Slice", *at.args, *(whole(at, role, value) for role, value in values.items()))
+
+
+def _select(at: Site) -> None:
+    index = at.constant("index", np.asarray(at.attr("index"), np.int64))
+    at.emit("Gather", *at.args, index, axis=at.attr("axis"))
+
+
+def _expand(at: Site) -> None:
+    x, like = at.args
+    axis = at.attr("axis")
+    extent = at.types[1].shape[axis]
+    shape = [1] * at.rank
+    if isinstance(extent, int):
+        shape[axis] = extent
+        at.emit("Expand", x, whole(at, "shape", *shape))
+        return
+    parts = [at.helper("extent", "Shape", like, start=axis, end=axis + 1)]
+    if axis:
+        parts.insert(0, whole(at, "before", *shape[:axis]))
+    if shape[axis + 1 :]:
+        parts.append(whole(at, "after", *shape[axis + 1 :]))
+    at.emit("Expand", x, at.helper("shape", "Concat", *parts, axis=0))
+
+
+def _pad(at: Site) -> None:
+    before, after, mode = at.ints("before"), at.ints("after"), at.attr("mode")
+    if mode == "circular":
+        _pad_round(at, before, after)
+        return
+    pads = whole(at, "pads", *before, *after)
+    if mode == "constant":
+        value = at.constant("value", np.asarray(at.attr("value"), at.dtype))
+        at.emit("Pad", *at.args, pads, value, mode="constant")
+    else:
+        at.emit("Pad", *at.args, pads, mode={"reflect": "reflect", "replicate": "edge"}[mode])
+
+
+def _pad_round(at: Site, before: list[int], after: list[int]) -> None:
+    """Pad's mode `wrap` is younger than opset 17; a Gather for each axis says the same."""
+    out = at.args[0]
+    for axis, pair in enumerate(zip(before, after, strict=True)):
+        if any(pair):
+            extent = at.types[0].shape[axis]
+            if not isinstance(extent, int):
+                raise at.refuse(f"axis {axis} is padded by itself and has the extent {extent}")
+            sources = whole(at, f"sources{axis}", *pad_sources("circular", extent, *pair).tolist())
+            out = at.helper(f"axis{axis}", "Gather", out, sources, axis=axis)
+    at.emit("Identity", out)
+
+
+def _roll(at: Site) -> None:
+    shift, axis = at.attr("shift"), at.attr("axis")
+    extent = at.types[0].shape[axis]
+    if not isinstance(extent, int):
+        raise at.refuse(f"it rolls an axis of the symbolic extent {extent}")
+    cut = -shift % extent
+    if not cut:
+        at.emit("Identity", *at.args)
+        return
+    over = whole(at, "axes", axis)
+    ends = {"back": (cut, extent), "front": (0, cut)}
+    parts = [
+        at.helper(role, "Slice", *at.args, *(whole(at, f"{role}_{n}", n) for n in pair), over)
+        for role, pair in ends.items()
+    ]
+    at.emit("Concat", *parts, axis=axis)
+
+
+def _gather(at: Site) -> None:
+    at.emit("Gather", *at.args, axis=at.attr("axis"))
+
+
+def _embedding(at: Site) -> None:
+    at.emit("Gather", *at.params("weight"), *at.args, axis=0)
+
+
+LOWER: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "reshape": _reshape,
+        "permute": _permute,
+        "transpose": _transpose,
+        "squeeze": _squeeze,
+        "unsqueeze": _unsqueeze,
+        "pixel_shuffle": _pixel_shuffle,
+        "chunk": _chunk,
+        "slice": _slice,
+        "select": _select,
+        "expand": _expand,
+        "pad": _pad,
+        "roll": _roll,
+        "gather": _gather,
+        "embedding": _embedding,
+    }
+)
+"""These operators in ONNX."""
