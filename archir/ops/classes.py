@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 from archir.ir.dims import Size, product
@@ -148,8 +149,8 @@ class AxisClasses:
 
     def _average(self, node: Node, axis: Axis, env: Mapping[str, Structure]) -> None:
         reason = f"`{node.op}` averages over that axis"
-        for name in axis.names():
-            if name in env:
+        for name in (term[-1] for term in axis.terms):
+            if isinstance(name, str) and name in env:
                 self._require(env[name], "even", reason)
 
     def _contract(self, node: Node, name: str, part: Structure, operands: int) -> None:
@@ -298,13 +299,19 @@ def _named(classes: Mapping[int, AxisClass]) -> dict[int, AxisClass]:
         if held.members and not held.obstacles:
             alike.setdefault((held.name, held.label), []).append(held)
     sites: dict[int, str] = {}
+    taken: set[str] = set()
     for (name, label), group in alike.items():
         for place, held in enumerate(group, 1):
-            suffix = f".{label}" if label else ""
+            site = f"{name}.{label}" if label else name
             if len(group) > 1:
                 axes = [m.axis for m in held.members if m.node == name and m.kind == "produce"]
-                suffix = f".{label}{place}" if label else f".axis{axes[0] if axes else place}"
-            sites[held.number] = name + suffix
+                site = f"{site}{place}" if label or not axes else f"{name}.axis{axes[0]}"
+            for other in count(1):
+                if site not in taken:
+                    break
+                site = f"{name}.part{other}"
+            taken.add(site)
+            sites[held.number] = site
     return {n: replace(held, site=sites.get(n, held.name)) for n, held in classes.items()}
 
 

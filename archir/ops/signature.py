@@ -4,9 +4,9 @@ A signature names every axis of every operand, parameter and result, in the mann
 einops: ``conv x[n, (g i), *s] weight[(g o), i, *k] -> [n, (g o), *s']``. An axis is a sum of
 products of names (``(a + b)`` for a concatenation, ``(c h w)`` for a flattening, the first
 name slowest); ``*s`` stands for several axes, ``...`` for all that remain. ``!`` marks an axis
-that is opaque: no gather commutes with the operator along it; ``~`` one that is averaged over:
-gathers that take every entry equally often do. Entries along a name that begins with ``_`` are
-not read at all (what a slice leaves out).
+that is opaque: no gather commutes with the operator along it; ``~`` one that is averaged over
+(of a product, its last name): gathers that take every entry equally often do. Entries along a
+name that begins with ``_`` are not read at all (what a slice leaves out).
 """
 
 from __future__ import annotations
