@@ -43,7 +43,8 @@ def check(files: tuple[str, ...], param: tuple[str, ...]) -> Report:
             continue
         graph = program.graph
         facts = summary(graph, cost(graph, installed_ops()))
-        dead = [n.name for n in graph if n.name not in reachable(graph) and n.op != "input"]
+        read = reachable(graph)
+        dead = [n.name for n in graph if n.name not in read and n.op != "input"]
         found.append({"file": path, **facts, "unused": dead})
         into = ", ".join(f"{k} {v}" for k, v in facts["inputs"].items())
         out = ", ".join(f"{k} {v}" for k, v in facts["outputs"].items())

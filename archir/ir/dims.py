@@ -26,6 +26,10 @@ class Dim:
     coefficient: Fraction
     symbols: tuple[tuple[str, int], ...]
 
+    def __hash__(self) -> int:
+        # Without the coefficient, which is 1 nearly always: a Fraction is slow to hash.
+        return hash(self.symbols)
+
     def __str__(self) -> str:
         up = [name for name, power in self.symbols for _ in range(power)]
         down = [name for name, power in self.symbols for _ in range(-power)]

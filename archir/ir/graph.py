@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 
+from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue, TensorType
 
 
@@ -176,16 +177,9 @@ class GraphBuilder:
         Raises:
             ValueError: the nodes form a cycle, or read a node that does not exist.
         """
-        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         order = _dependency_order(self.nodes)
-        for node in order:
-            graph.add_node(node.name, record=node)
-        edges: list[tuple[str, str, int, dict[str, Any]]] = [
-            (value.node, node.name, index, {"port": value.port})
-            for node in order
-            for index, value in enumerate(node.inputs)
-        ]
-        graph.add_edges_from(edges)
+        with uncollected():
+            graph = _adjacency(order)
         used = {path for node in order for path in node.params.values()}
         parameters = {path: p for path, p in self.parameters.items() if path in used}
         return Graph(
@@ -196,6 +190,19 @@ class GraphBuilder:
             parameters=parameters,
             meta=dict(self.meta),
         )
+
+
+def _adjacency(order: Iterable[Node]) -> nx.MultiDiGraph[str]:
+    graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+    for node in order:
+        graph.add_node(node.name, record=node)
+    edges: list[tuple[str, str, int, dict[str, Any]]] = [
+        (value.node, node.name, index, {"port": value.port})
+        for node in order
+        for index, value in enumerate(node.inputs)
+    ]
+    graph.add_edges_from(edges)
+    return graph
 
 
 def _dependency_order(nodes: Mapping[str, Node]) -> list[Node]:

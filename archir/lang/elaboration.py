@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from archir.diag import ArchirError, Diagnostic, Source, error
 from archir.ir.graph import GraphBuilder, Node, Output, Parameter, Value
+from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue, TensorType
 from archir.lang import tree as t
 from archir.lang.bodies import Results, run_body
@@ -29,24 +28,8 @@ def load(source: Source, ops: OpSet, params: Mapping[str, AttrValue] | None = No
     Raises:
         ArchirError: with every error of the file.
     """
-    with _uncollected():
+    with uncollected():
         return elaborate(parse(source), ops, params or {})
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile.
-
-    Trees, drafts and nodes all live on: looking for garbage among them takes half the time of
-    loading a large network, and finds none.
-    """
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def elaborate(document: t.Document, ops: OpSet, params: Mapping[str, AttrValue]) -> Program:

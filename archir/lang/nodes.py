@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from archir.diag import Span
+from archir.ir.types import TensorType
 from archir.lang import tree as t
 from archir.lang.program import Draft, Site, Tensor
-from archir.lang.state import MAX_NODES, MAX_STEPS, POISON, Frame, Poison, State, suggest
+from archir.lang.state import MAX_NODES, MAX_STEPS, POISON, Bound, Frame, Poison, State, suggest
 from archir.ops.infer import OpError, bind_attrs, check_count, instance
-from archir.ops.record import Op
+from archir.ops.record import Attrs, Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,9 @@ class Given:
 def operator(use: Use, operands: tuple[Tensor, ...], given: Given, frame: Frame) -> Any:
     """Draft a node; its tensor, its tensors if it has several, or poison."""
     op = frame.state.ops[use.name]
-    types = tuple(operand.type for operand in operands)
+    types = tuple([operand.draft.types[operand.port] for operand in operands])
     try:
-        check_count(op, len(types))
-        attrs = bind_attrs(op, given.attrs, types)
-        found = instance(op, attrs, types)
+        found = _bound(op, given.attrs, types, frame.state)
     except OpError as problem:
         hint = problem.hint
         if problem.code == "A112":
@@ -58,17 +57,15 @@ def operator(use: Use, operands: tuple[Tensor, ...], given: Given, frame: Frame)
             given.spans.get(problem.attr, use.span),
             hint=hint,
         )
-    if not _roles_exist(op, given, found.params, frame):
+    if (given.ties or given.renames) and not _roles_exist(op, given, found.params, frame):
         return POISON
     draft = Draft(
         op=op.name,
-        attrs=attrs,
+        attrs=found.attrs,
         inputs=operands,
         types=found.types,
         params=found.params,
-        buffers=frozenset(
-            p.role for p in op.params if p.buffer or (op.name == "parameter" and attrs["buffer"])
-        ),
+        buffers=found.buffers,
         scope=frame.scope,
         group=frame.group,
         site=use.site,
@@ -83,6 +80,26 @@ def operator(use: Use, operands: tuple[Tensor, ...], given: Given, frame: Frame)
     if len(found.types) == 1:
         return Tensor(draft)
     return tuple(Tensor(draft, port) for port in range(len(found.types)))
+
+
+def _bound(op: Op, given: Attrs, types: tuple[TensorType, ...], state: State) -> Bound:
+    """What a use means; uses that are alike in one program share it.
+
+    The key holds the attributes as text, which tells 1, 1.0 and true apart.
+
+    Raises:
+        OpError: the operands or the attributes do not fit.
+    """
+    key = (op.name, repr(given), types)
+    found = state.bound.get(key)
+    if found is None:
+        check_count(op, len(types))
+        attrs = bind_attrs(op, given, types)
+        made = instance(op, attrs, types)
+        free = op.name == "parameter" and bool(attrs["buffer"])
+        buffers = frozenset(p.role for p in op.params if p.buffer or free)
+        found = state.bound[key] = Bound(attrs, made.types, made.params, buffers)
+    return found
 
 
 def _attributes(op: Op) -> str:

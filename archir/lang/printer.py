@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from archir.diag import ArchirError, Source, error
 from archir.ir.graph import Graph, Node, Value
+from archir.ir.memory import uncollected
 from archir.ir.same import difference, equal
 from archir.ir.types import AttrValue
 from archir.lang import words
@@ -33,9 +34,10 @@ def print_graph(graph: Graph, ops: OpSet) -> str:
     plain_names = not any(_odd(node.name) for node in graph)
     for folded in (True, False) if plain_names else (False,):
         try:
-            plain = _Printer(graph, ops).run() if folded else print_flat(graph, ops)
-            text = format_text(Source("<printed>", plain))
-            again = load(Source("<printed>", text), ops).graph
+            with uncollected():
+                plain = _Printer(graph, ops).run() if folded else print_flat(graph, ops)
+                text = format_text(Source("<printed>", plain))
+                again = load(Source("<printed>", text), ops).graph
         except ArchirError as problem:
             reason = str(problem)
             continue
@@ -75,6 +77,8 @@ class _Scope:
     taken: set[str]
     attributes: Callable[[Node, str], tuple[str, AttrValue]]
     kind: Kind | None = None
+    number: int = 2
+    """Where the search for a numbered name goes on."""
 
     def refer(self, value: Value) -> str:
         """A value by its name; the piped tensor of a block is the keyword."""
@@ -235,7 +239,10 @@ class _Printer:
             if letter not in scope.taken:
                 scope.taken.add(letter)
                 return letter
-        return fresh("y", scope.taken)
+        while f"y{scope.number}" in scope.taken:
+            scope.number += 1
+        scope.taken.add(f"y{scope.number}")
+        return f"y{scope.number}"
 
     # -- chains
 
@@ -381,9 +388,7 @@ class _Printer:
         """The attributes to state: those that some instance of the block must."""
         same = [node]
         if scope.kind is not None:
-            place = next(
-                i for i, n in enumerate(scope.kind.regions[0].nodes) if n.name == node.name
-            )
+            place = scope.kind.place[node.name]
             same = [region.nodes[place] for region in scope.kind.regions]
         wanted: set[str] = set()
         for each in same:

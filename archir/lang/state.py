@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from archir.diag import Diagnostic, Source, Span
+from archir.ir.types import AttrValue, TensorType
 from archir.lang import tree as t
 from archir.lang.program import Draft, Group, Scope, Tensor
 from archir.ops.record import OpSet
@@ -36,6 +37,16 @@ class StopError(Exception):
 Evaluate = Callable[[t.Expr, "Frame"], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a use of an operator means: its attributes in full, its types, its parameters."""
+
+    attrs: Mapping[str, AttrValue]
+    types: tuple[TensorType, ...]
+    params: Mapping[str, TensorType]
+    buffers: frozenset[str]
+
+
 @dataclass
 class State:
     """One elaboration."""
@@ -50,6 +61,8 @@ class State:
     steps: int = 0
     ran: set[str] = field(default_factory=set)
     """The blocks that have been instantiated."""
+    bound: dict[tuple[str, str, tuple[TensorType, ...]], Bound] = field(default_factory=dict)
+    """Uses of operators so far, by name, stated attributes and operands' types."""
     _seen: set[tuple[str, int, int]] = field(default_factory=set)
 
     def report(

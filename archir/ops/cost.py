@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from archir.ir.dims import Size, product, substitute, symbols_of
 from archir.ir.graph import Graph
+from archir.ir.types import TensorType
 from archir.ops.infer import Instance, instance_of
 from archir.ops.record import OpSet
 
@@ -46,6 +47,13 @@ def concrete(size: Size, batch: int = 1) -> int:
     return found
 
 
+@lru_cache(maxsize=16384)
+def elements(type_: TensorType) -> int:
+    """How many numbers a tensor holds, every symbolic size counted as 1."""
+    return concrete(product(type_.shape))
+
+
+@lru_cache(maxsize=16384)
 def macs(use: Instance) -> int:
     """Multiply-accumulates of a use: the product of all its axes where one is contracted."""
     if use.products is not None:
@@ -67,15 +75,15 @@ def cost(graph: Graph, ops: OpSet) -> Cost:
         for path in node.params.values():
             parameter = graph.parameters[path]
             if path not in counted and not parameter.buffer:
-                own += concrete(product(parameter.type.shape))
+                own += elements(parameter.type)
             counted.add(path)
-        size = sum(concrete(product(t.shape)) * BYTES[t.dtype] for t in node.types)
+        size = sum(elements(t) * BYTES[t.dtype] for t in node.types)
         work = 0 if node.op == "input" else macs(instance_of(node, graph, ops))
         layers.append(LayerCost(node.name, node.op, own, work, size))
     buffers = [p for p in graph.parameters.values() if p.buffer]
     return Cost(
         sum(layer.params for layer in layers),
-        sum(math.prod(concrete(s) for s in p.type.shape) for p in buffers),
+        sum(elements(p.type) for p in buffers),
         sum(layer.macs for layer in layers),
         sum(layer.activation_bytes for layer in layers),
         tuple(layers),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import keyword
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,16 @@ class Frame:
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     inputs: dict[str, fx.Node] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
+    """For each hidden name, the number that comes next."""
+    _reads: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._reads.update(value.node for node in self.source for value in node.inputs)
+
+    def is_read_once(self, name: str) -> bool:
+        """Whether one operand in all the network is a result of this node."""
+        return self._reads[name] == 1
 
     def placeholder(self, name: str) -> fx.Node:
         """The argument for an input, named like it where Python allows."""
@@ -123,9 +134,10 @@ class Frame:
 
     def hidden(self, name: str, thing: torch.nn.Module | torch.Tensor) -> str:
         """Put something that has no place in the state under a name that is free."""
-        number = 0
+        number = self._numbers.get(name, 0)
         while hasattr(self.root, f"_{name}{number}"):
             number += 1
+        self._numbers[name] = number + 1
         path = f"_{name}{number}"
         if isinstance(thing, torch.nn.Module):
             self.root.add_module(path, thing)
@@ -194,7 +206,7 @@ class Site:
         return (
             producer.op in ("conv", "linear", "batch_norm", "add")
             and producer.name not in self.frame.kept
-            and len(self.frame.source.readers(producer.name)) == 1
+            and self.frame.is_read_once(producer.name)
         )
 
     def attr(self, name: str) -> Any:

@@ -9,6 +9,7 @@ from torch import fx
 
 from archir.diag import error
 from archir.ir.graph import Graph, Value
+from archir.ir.memory import uncollected
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
@@ -84,6 +85,13 @@ def _module(
     *,
     copy: bool,
     wanted: Sequence[Value] | None = None,
+) -> fx.GraphModule:
+    with uncollected():
+        return _lowered(graph, weights, copy=copy, wanted=wanted)
+
+
+def _lowered(
+    graph: Graph, weights: Mapping[str, Array], *, copy: bool, wanted: Sequence[Value] | None
 ) -> fx.GraphModule:
     tensors: dict[str, torch.Tensor] = {}
     for path, parameter in graph.parameters.items():
