@@ -1,0 +1,269 @@
+"""The rules over a class, through every structure that a class can meet.
+
+For each network: the classes that each rule may change, and that every use is exact in GF(p) in
+both modes and keeps the function in floating point with weights of usual size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archir.diag import Source
+from archir.ir.graph import Graph
+from archir.lang import load, print_graph
+from archir.ops import STANDARD
+from archir.ops.structure import FIXED, Factor, lift, measure
+from archir.proof.uses import share_read
+from archir.rewrite.plan import without_unread
+from archir.rewrite.rule import Reshaping
+from archir.rewrite.sites import Planner
+from archir.weights.init import init_weights
+
+from .nets import LIBRARY, drift, equal, failure, plan
+
+CLASS_RULES = sorted(r.name for r in LIBRARY.values() if isinstance(r.body, Reshaping))
+GROWING, ALL = ("pad", "widen"), ("pad", "permute", "prune", "widen")
+
+STRUCTURES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "group norm inside of a grouped residual": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> conv(12, 3) |> gn: group_norm(4) |> silu |> dw: conv(12, 3, groups = 12)
+            c = a + (a |> pw: conv(12, 1)) |> gc: conv(8, 3, groups = 2) |> leaky_relu
+            u = c |> conv_transpose(6, 3, groups = 2) |> prelu
+            output y = u |> global_avg_pool |> fc: linear(3)
+        }""",
+        {
+            "a.conv.groups": ALL,
+            "a.conv.group1": ("permute", "widen"),
+            "a.conv.group2": ALL,
+            "c.gc": ALL,
+            "u.conv_transpose": ALL,
+        },
+    ),
+    "layer norm and RMS norm on a residual stream": (
+        """
+        arch net {
+            input x: f32[N, 5, 6]
+            e = x |> linear(8)
+            h = e |> ln: layer_norm |> fc1: linear(16) |> gelu |> fc2: linear(8)
+            output y = e + h |> rms: rms_norm |> head: linear(3)
+        }""",
+        {"e": ("permute", "widen"), "h.fc1": ALL},
+    ),
+    "packed attention, a class token and positions": (
+        """
+        block layer(dim, heads) {
+            q, k, v = input |> ln1: layer_norm |> qkv: linear(3 * dim) |> chunk(3, axis = -1)
+            h = input + (attention(q, k, v, heads = heads) |> proj: linear(dim))
+            output h + (h |> ln2: layer_norm |> fc1: linear(4 * dim) |> gelu |> fc2: linear(dim))
+        }
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            p = x |> patch: conv(12, 4, 4, padding = 0) |> flatten(2) |> transpose(1, 2)
+            param cls: f32[1, 1, 12]
+            param pos: f32[1, 5, 12]
+            t = concat(expand(cls, p), p, axis = 1) + pos |> layer(12, 3)
+            output y = t |> select(0, axis = 1) |> head: linear(5)
+        }""",
+        {
+            "p.patch": ("permute", "widen"),
+            "t.qkv.heads": ALL,
+            "t.qkv.head": ("permute", "widen"),
+            "t.fc1": ALL,
+        },
+    ),
+    "separate attention": (
+        """
+        arch net {
+            input x: f32[N, 5, 8]
+            e = x |> linear(8)
+            q = e |> linear(12)
+            k = e |> linear(12)
+            v = e |> linear(6)
+            output y = attention(q, k, v, heads = 3) |> proj: linear(8)
+        }""",
+        {"e": ALL, "q.heads": ALL, "q.head": ("permute", "widen"), "v.head": ALL},
+    ),
+    "channel shuffle": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> conv(12, 3) |> g1: conv(24, 1, groups = 3) |> batch_norm
+            s = a |> reshape([0, 3, 8, 8, 8]) |> permute([0, 2, 1, 3, 4]) |> reshape([0, 24, 8, 8])
+            b = s |> dw: conv(24, 3, groups = 24)
+            output y = b |> global_avg_pool |> fc: linear(3)
+        }""",
+        {"a.conv.groups": ALL, "a.conv.group": ALL, "a.g1": ALL},
+    ),
+    "halves that are shuffled": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> conv(12, 3)
+            l, r = chunk(a, 2)
+            b = r |> conv1: conv(5, 1) |> conv2: conv(6, 1)
+            s = concat(l, b) |> reshape([0, 2, -1, 8, 8]) |> transpose(1, 2)
+            output y = s |> reshape([0, 12, 8, 8]) |> global_avg_pool |> fc: linear(3)
+        }""",
+        {"a.inner": ALL, "b.conv1": ALL},
+    ),
+    "squeeze and excite, split, padded and joined": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> conv(12, 3) |> relu
+            s = a |> adaptive_avg_pool(1) |> fc1: conv(4) |> silu |> fc2: conv(12) |> sigmoid
+            q, w = split(a, sizes = [5, 7])
+            z = pad(q, before = [0, 1, 0, 0], after = [0, 2, 0, 0])
+            j = concat(a * s, w, z) |> conv(6) |> upsample(2)
+            output y = j |> global_avg_pool |> fc: linear(3)
+        }""",
+        {"a.conv.part1": ALL, "a.conv.part2": ALL, "s.fc1": ALL, "j.conv": ALL},
+    ),
+    "nested concatenations under a grouped convolution": (
+        """
+        arch net {
+            input x: f32[N, 3, 6, 6]
+            a = x |> conv(4, 3)
+            b = concat(a, a |> k1: conv(2, 3))
+            c = concat(b, b |> k2: conv(3, 3), a)
+            d = c |> g: conv(13, 1, groups = 13) |> flatten
+            output y = d |> fc: linear(3)
+        }""",
+        {"a": ALL, "b.k1": ALL, "c.k2": ALL},
+    ),
+    "a shared weight, and a slice": (
+        """
+        arch net {
+            input x: f32[N, 6]
+            a = x |> linear(8)
+            b = a |> linear(8) |> relu
+            c = b |> linear(8, weight = b.linear.weight) |> relu
+            output y = c |> fc1: linear(9) |> slice(2, 4, axis = -1) |> fc2: linear(3)
+        }""",
+        {"a": ALL, "fc1.part1": ALL, "fc1.part2": ALL, "fc1.part3": ALL},
+    ),
+    "two inputs, a gate between them, and a table of words": (
+        """
+        arch net {
+            input x: f32[N, 5, 6]
+            input w: i64[N, 5]
+            a = x |> linear(7) |> sigmoid
+            e = w |> embedding(11, 7)
+            output y = a * e |> mean([1]) |> fc: linear(3)
+        }""",
+        {"a.linear": ALL},
+    ),
+}
+"""A network, and for each of its sites the rules that apply there."""
+
+
+def graph(name: str) -> Graph:
+    return load(Source(f"{name}.arch", STRUCTURES[name][0]), STANDARD).graph
+
+
+def test_the_rules_are_those_of_the_table() -> None:
+    assert tuple(CLASS_RULES) == ALL
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_class_that_may_change_is_a_site(name: str) -> None:
+    planner = Planner(graph(name), STANDARD)
+    for rule in ALL:
+        wanted = {site for site, rules in STRUCTURES[name][1].items() if rule in rules}
+        assert {s.at for s in planner.sites(LIBRARY[rule])} == wanted, rule
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_use_is_exact(name: str) -> None:
+    before = graph(name)
+    planner = Planner(before, STANDARD)
+    weights = init_weights(before, STANDARD, 3, random_statistics=True)
+    for rule in ALL:
+        for site in planner.sites(LIBRARY[rule]):
+            arguments = planner.example_arguments(LIBRARY[rule], site.at)
+            made = planner.plan(LIBRARY[rule], site.at, arguments, 1)
+            assert equal(made) == {"eval", "train"}, (rule, site)
+            kept = {**weights, **without_unread(made, weights)}
+            assert share_read(made, kept) == 0
+            if not any(t.dtype == "i64" for n in before.inputs for t in before.node(n).types):
+                assert drift(made, weights=kept) < 1e-10, (rule, site)
+            text = print_graph(made.after, STANDARD)
+            assert load(Source("after.arch", text), STANDARD).graph.outputs == made.after.outputs
+
+
+def test_growth_composes() -> None:
+    """The same class again and again, and others after it."""
+    made = graph("packed attention, a class token and positions")
+    for rule, at, arguments in (
+        ("widen", "p.patch", {"width": 24}),
+        ("widen", "t.qkv.head", {"width": 8}),
+        ("widen", "t.qkv.heads", {"width": 5}),
+        ("permute", "p.patch", {}),
+        ("prune", "t.qkv.heads", {"width": 2}),
+        ("pad", "t.fc1", {"width": 50}),
+    ):
+        step = plan(made, rule, at, **arguments)
+        assert equal(step) == {"eval", "train"}
+        made = step.after
+    layer = made.node("t.attention").attrs
+    assert (layer["heads"], layer["scale"]) == (2, 0.25)
+    assert made.node("t.qkv").attrs["out"] == 48
+    assert made.node("p.patch").attrs["out"] == 24
+
+
+REFUSED: dict[str, tuple[str, str, str, dict[str, Any], str, str]] = {
+    "layer norm, not evenly": (
+        "layer norm and RMS norm on a residual stream",
+        *("widen", "e", {"width": 12}, "h.ln", "take a multiple of 8: 16, 24"),
+    ),
+    "layer norm, fewer": (
+        "layer norm and RMS norm on a residual stream",
+        *("prune", "e", {"width": 4}, "h.ln", "only maps that take every channel equally often"),
+    ),
+    "the head dimension, not evenly": (
+        "separate attention",
+        *("widen", "q.head", {"width": 5}, "attention", "take a multiple of 4: 8, 12"),
+    ),
+    "chunks": (
+        "halves that are shuffled",
+        *("widen", "a.outer", {"width": 3}, "l", ""),
+    ),
+}
+"""Structure, rule, site, arguments; the node to blame and the hint."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_node_and_what_would_do(name: str) -> None:
+    structure, rule, at, arguments, node, hint = REFUSED[name]
+    (found,) = failure(graph(structure), rule, at, **arguments).diagnostics
+    assert found.code == "A303"
+    assert found.node == node
+    assert hint in found.hint
+
+
+def test_what_is_read_is_measured() -> None:
+    before = graph("separate attention")
+    made = plan(before, "prune", "e", width=4)
+    weights = init_weights(before, STANDARD, 3)
+    rest = share_read(made, weights)
+    assert 0.5 < rest < 0.9
+    assert drift(made, weights=weights) > 0.01
+    weights.update(without_unread(made, weights))
+    assert share_read(made, weights) == 0
+    assert drift(made, weights=weights) < 1e-12
+
+
+def test_a_sum_inside_of_a_product_is_lifted() -> None:
+    """(a + 2) entries, each of them three times over, seen from a class of two in the sum."""
+    inner = ((Factor(7, 2),), (Factor(FIXED, 1),))
+    structure = ((Factor(FIXED, 2), Factor(9, 3, inner)),)
+    found, old = lift(structure, 7, np.array([0, 1, 0]), 2)
+    assert old == 6
+    assert found.tolist() == [0, 1, 0, 2, 3, 4, 3, 5]
+    assert measure(structure, 7, 3) == 8
