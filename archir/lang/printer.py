@@ -19,7 +19,7 @@ from archir.lang.tree import KEYWORDS, is_name, write_path
 from archir.ops.record import OpSet
 
 MAX_SEGMENTS = 60
-_SYMBOLS = {"add": " + ", "mul": " * "}
+_SYMBOLS = {"add": " + ", "sub": " - ", "mul": " * ", "div": " / "}
 
 
 def print_graph(graph: Graph, ops: OpSet) -> str:

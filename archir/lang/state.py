@@ -159,10 +159,9 @@ class Frame:
 def suggest(name: str, candidates: Iterable[str], otherwise: str = "") -> str:
     """A did-you-mean hint, or ``otherwise``."""
     known = list(dict.fromkeys(candidates))[:5000]
-    close = get_close_matches(name[:200], known, n=1, cutoff=0.65)
-    if not close:
-        lower = {c.lower(): c for c in known}
-        close = [lower[name.lower()]] if name.lower() in lower else []
+    lower = {c.lower(): c for c in known}
+    close = [lower[name.lower()]] if name.lower() in lower else []
+    close = close or get_close_matches(name[:200], known, n=1, cutoff=0.65)
     return f"did you mean `{close[0]}`?" if close else otherwise
 
 

@@ -30,6 +30,14 @@ def broadcast_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     return f"{' '.join(parts)} -> [{', '.join(f'a{j}' for j in range(rank))}]"
 
 
+def _quotient_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    # Dividing whole numbers means one thing in torch and another in ONNX.
+    whole = next((t for t in types if t.dtype in ("i64", "i32", "bool")), None)
+    if whole is not None:
+        raise OpError("A110", f"`div` divides numbers that have fractions, got {whole}")
+    return broadcast_signature(attrs, types)
+
+
 def _folded(operation: Callable[[Arithmetic], Callable[[Array, Array], Array]]) -> Reference:
     def reference(
         k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
@@ -95,7 +103,7 @@ MUL = Op(
 DIV = Op(
     name="div",
     doc="The quotient of two tensors; an axis of extent 1 stretches.",
-    signature=broadcast_signature,
+    signature=_quotient_signature,
     operands=(2, 2),
     reference=_folded(lambda k: k.divide),
     samples=(

@@ -261,6 +261,69 @@ def test_batch_norm_of_high_rank_and_without_statistics(net: Any) -> None:
     assert int(module.state_dict()["high.num_batches_tracked"]) == 1
 
 
+def _owners() -> list[str]:
+    """The operators with parameters that read real numbers."""
+    return [
+        name
+        for name, op in STANDARD.items()
+        if op.params and {t.dtype for sample in op.samples for t in sample.inputs} == {"f32"}
+    ]
+
+
+@pytest.mark.parametrize("op", _owners())
+def test_renamed_parameters_change_no_result(net: Any, op: str) -> None:
+    """torch's own layer and the function that takes its tensors as arguments agree."""
+    for sample in STANDARD[op].samples:
+        stream = np.random.Generator(np.random.PCG64(0))
+        feeds = {}
+        for number, type_ in enumerate(sample.inputs):
+            shape = tuple(int(size) for size in type_.shape if isinstance(size, int))
+            feeds[f"x{number}"] = np.asarray(stream.standard_normal(shape), np.float32)
+        found: list[Any] = []
+        held: dict[str, Any] = {}
+        for prefix in ("node", "elsewhere"):
+            fresh = type(net)()
+            given = [fresh.input(name, *x.shape) for name, x in feeds.items()]
+            roles = {p.role: f"{prefix}.{p.role}" for p in STANDARD[op].params}
+            value = fresh.add("node", op, *given, params=roles, **sample.attrs)
+            graph = fresh.build(y=value)
+            held = held or {path.rpartition(".")[2]: w for path, w in weights(graph).items()}
+            drawn = {path: held[path.rpartition(".")[2]] for path in graph.parameters}
+            found.append(torch_fx.forward(graph, drawn, feeds)[0])
+            keys = torch_fx.lower(graph, drawn).state_dict().keys()
+            assert keys == graph.parameters.keys()
+        assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("mode", ["row", "batch"])
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_stochastic_depth_draws_as_torchvision_does(net: Any, mode: str, p: float) -> None:
+    vision = pytest.importorskip("torchvision")
+    x = net.input("x", "N", 3, 2)
+    graph = net.build(y=net.add("drop", "stochastic_depth", x, p=p, mode=mode))
+    module, other = torch_fx.lower(graph), vision.ops.StochasticDepth(p, mode)
+    given = images(64, 3, 2)
+    for train in (True, False):
+        found = []
+        for each in (module, other):
+            torch.manual_seed(2)
+            found.append(each.train(train)(given))
+        assert torch.equal(*found)
+    rows = module.train()(given).flatten(1)
+    if mode == "row" and p == 0.4:
+        dropped = (rows == 0).all(1)
+        assert 10 <= int(dropped.sum()) <= 40
+        assert (rows[~dropped] - given.flatten(1)[~dropped] / 0.6).abs().max() <= 1e-6
+
+
+def test_what_is_no_probability_is_refused(net: Any) -> None:
+    for op in ("dropout", "stochastic_depth"):
+        fresh = type(net)()
+        graph = fresh.build(y=fresh.add("drop", op, fresh.input("x", "N", 3), p=1.5))
+        with pytest.raises(ArchirError, match="is no probability"):
+            torch_fx.lower(graph)
+
+
 def test_free_parameters(net: Any) -> None:
     x = net.input("x", "N", 3, 2)
     scale = net.add("scale", "parameter", shape=(3, 1), init=2.0)

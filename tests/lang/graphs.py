@@ -75,7 +75,25 @@ def networks(draw: st.DrawFn) -> Graph:  # noqa: C901 - one branch a kind of nod
     value = st.deferred(lambda: st.sampled_from(values[-4:]))
     convs: list[str] = []
     for _ in range(draw(st.integers(1, 14))):
-        kind = draw(st.sampled_from(["relu", "conv", "bn", "add", "split", "param", "mul", "pool"]))
+        kind = draw(
+            st.sampled_from(
+                [
+                    *(
+                        "relu",
+                        "conv",
+                        "bn",
+                        "add",
+                        "split",
+                        "param",
+                        "mul",
+                        "pool",
+                        "sub",
+                        "div",
+                        "neg",
+                    )
+                ]
+            )
+        )
         at, x = name(), draw(value)
         if kind == "conv":
             tie = draw(st.sampled_from(["", "", *convs]))
@@ -92,6 +110,8 @@ def networks(draw: st.DrawFn) -> Graph:  # noqa: C901 - one branch a kind of nod
             values.append(
                 put(builder, at, kind, {}, [x, *draw(st.lists(value, min_size=1, max_size=2))])
             )
+        elif kind in ("sub", "div"):
+            values.append(put(builder, at, kind, {}, [x, draw(value)]))
         elif kind == "split":
             put(builder, at, "split", {"sizes": (1, 3)}, [x])
             joined = put(builder, name(), "concat", {}, [Value(at, 1), Value(at, 0)])
@@ -106,7 +126,7 @@ def networks(draw: st.DrawFn) -> Graph:  # noqa: C901 - one branch a kind of nod
                 put(builder, at, "max_pool", {"kernel": 3, "stride": 1, "padding": 1}, [x])
             )
         else:
-            values.append(put(builder, at, "relu", {}, [x]))
+            values.append(put(builder, at, kind, {}, [x]))
     count = draw(st.integers(1, 3))
     builder.outputs = [Output(f"out{i}", draw(value)) for i in range(count)]
     return builder.build()

@@ -82,6 +82,30 @@ def test_any_value_can_be_followed_by_more(name: str) -> None:
             changed(program, lambda g, at=node.name: deepen(g, at))  # type: ignore[misc]
 
 
+def test_stages_are_put_into_arithmetic_of_tensors() -> None:
+    program = build("""arch n {
+    input x: f32[N, 4, 8, 8]
+    a = x |> relu
+    b = (x - a) / a
+    c = -b
+    d = low: (1 - c)
+    output y = gap: (-d) - a
+}
+""")
+    tail = "new_conv: conv(4, 3) |> new_relu: relu"
+    for at, now in {
+        "a": "b        = (x - new_relu) / new_relu",
+        "b.sub": f"b = (x - a |> {tail}) / a",
+        "b.div": f"b = (x - a) / a |> {tail}",
+        "c": "c        = -b",
+        "d.low": f"d = low: (1 - c) |> {tail}",
+        "gap": f"output y = (gap: (-d) |> {tail}) - a",
+        "sub": f"output y = gap: (-d) - a |> {tail}",
+    }.items():
+        text, _ = changed(program, lambda g, at=at: deepen(g, at))  # type: ignore[misc]
+        assert now in text
+
+
 def test_comments_stay() -> None:
     program = build("""# head
 block b(width) {  # block

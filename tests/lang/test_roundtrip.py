@@ -165,3 +165,38 @@ def test_a_weight_tied_to_a_later_layer(folded: bool) -> None:
     text = print_graph(graph, STANDARD) if folded else print_flat(graph, STANDARD)
     assert difference(build(text).graph, graph) is None
     assert "weight = b.c.weight" in text
+
+
+ARITHMETIC = """version 1
+arch n {
+    input x: f32[N, 4]
+    input y: f32[N, 4]
+    a = x - y
+    b = 1 - a
+    c = x / (y - 2) |> relu
+    d = -c
+    e = b |> linear(4) |> k: linear(4)
+    f = lab: (e - a)
+    output o = lab2: (-d) - f / 0.5
+}
+"""
+
+
+def test_arithmetic_of_tensors() -> None:
+    """Differences and quotients keep their order; what is printed means the same."""
+    graph = build(ARITHMETIC).graph
+    ops = {node.name: (node.op, [value.node for value in node.inputs]) for node in graph}
+    assert ops["a"] == ("sub", ["x", "y"])
+    assert ops["b.sub"][0] == "sub"
+    assert ops["b.sub"][1][1] == "a"
+    assert graph.node(ops["b.sub"][1][0]).attrs["value"] == 1
+    assert ops["c.div"][0] == "div"
+    assert ops["c.div"][1][0] == "x"
+    assert ops["d"] == ("neg", ["c.relu"])
+    assert ops["f.lab"] == ("sub", ["e.k", "a"])
+    assert ops["lab2"] == ("neg", ["d"])
+    assert ops["sub"] == ("sub", ["lab2", "div"])
+    assert ops["div"][1][0] == "f.lab"
+    text = print_graph(graph, STANDARD)
+    assert difference(graph, build(text).graph) is None
+    assert "x - y" in text
