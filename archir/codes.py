@@ -123,7 +123,8 @@ CODES: dict[str, Code] = {
     ),
     "A117": Code(
         "operator does not go with tensors",
-        "Tensors are joined by `+` and `*`, in one unparenthesised row of the same sign.",
+        "Tensors are joined by `+` and `*`, in one unparenthesised row of the same sign, and in "
+        "pairs by `-` and `/`.",
     ),
     "A118": Code(
         "wrong arguments of a block",

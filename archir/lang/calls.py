@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from archir.diag import Span
@@ -31,6 +32,10 @@ def call(use: Use, expr: t.Call, piped: tuple[Any, ...], frame: Frame) -> Any:
     name = use.name
     if name in frame.state.blocks:
         return _block(use, expr, piped, frame)
+    if name in frame.state.ops and name in FUNCTIONS:
+        expr, piped, scalar = _first(expr, piped, frame)
+        if scalar:
+            return _function(use, expr, piped, frame)
     if name in frame.state.ops and name != "input":
         return _operator(use, expr, piped, frame)
     if name in FUNCTIONS:
@@ -47,11 +52,25 @@ def call(use: Use, expr: t.Call, piped: tuple[Any, ...], frame: Frame) -> Any:
     )
 
 
+def _first(
+    expr: t.Call, piped: tuple[Any, ...], frame: Frame
+) -> tuple[t.Call, tuple[Any, ...], bool]:
+    """Whether a call of `max` is of numbers: its first argument, evaluated once, tells."""
+    if piped or not expr.arguments or expr.arguments[0].keyword is not None:
+        return expr, piped, not piped
+    value = frame.evaluate(expr.arguments[0].value)
+    scalar = not isinstance(value, Tensor) and not is_tensors(value)
+    given = value if is_tensors(value) and isinstance(value, tuple) else (value,)
+    return replace(expr, arguments=expr.arguments[1:]), given, scalar
+
+
 _ELSEWHERE = {
     "conv1d": "conv", "conv2d": "conv", "conv3d": "conv", "dense": "linear", "fc": "linear",
     "bn": "batch_norm", "batchnorm2d": "batch_norm", "batchnorm": "batch_norm", "cat": "concat",
-    "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool", "sum": "add",
-    "multiply": "mul", "adaptive_avg_pool": "global_avg_pool", "gap": "global_avg_pool",
+    "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool", "view": "reshape",
+    "multiply": "mul", "gap": "global_avg_pool", "amax": "max", "bmm": "matmul", "narrow": "slice",
+    "index_select": "gather", "take": "gather", "interpolate": "upsample", "swapaxes": "transpose",
+    "scaled_dot_product_attention": "attention", "zero_pad": "pad", "tile": "expand",
 }  # fmt: skip
 
 

@@ -88,7 +88,10 @@ def test_each_opset_is_delivered_and_runs(small_net: Graph, tmp_path: Path, opse
 def test_every_operator_in_other_opsets(net: Any, tmp_path: Path, op: str, opset: int) -> None:
     for number, sample in enumerate(STANDARD[op].samples):
         fresh = type(net)()
-        inputs = [fresh.input(f"x{i}", *map(int, t.shape)) for i, t in enumerate(sample.inputs)]
+        inputs = [
+            fresh.input(f"x{i}", *map(int, t.shape), dtype=t.dtype)
+            for i, t in enumerate(sample.inputs)
+        ]
         if sample.positive:
             inputs = [fresh.add(f"abs{i}", "abs", x) for i, x in enumerate(inputs)]
         made = fresh.add("node", op, *inputs, **sample.attrs)
