@@ -87,7 +87,7 @@ def test_window_partition_and_back(back: str, tmp_path: Path) -> None:
 
 PACKED = """
     input x: f32[N, 7, 12]
-    q, k, v = x |> in: linear(36) params {{ weight: "in_proj_weight", bias: "in_proj_bias" }}
+    q, k, v = x |> own: linear(36) params {{ weight: "in_proj_weight", bias: "in_proj_bias" }}
                |> chunk(3, axis = -1)
     output y = attention(q, k, v, heads = 4, causal = {causal}) |> out_proj: linear(12)
 """
@@ -111,7 +111,7 @@ def test_packed_multi_head_attention(causal: str, tmp_path: Path) -> None:
     hidden = torch.ones(7, 7, dtype=torch.bool).triu(1) if causal == "true" else None
     graph = network(PACKED.format(causal=causal))
     named = dict(layer.named_parameters())
-    weights = {path: named[path.removeprefix("q.in.")] for path in graph.parameters}
+    weights = {path: named[path.removeprefix("q.own.")] for path in graph.parameters}
     everywhere(graph, layer(x, x, x, attn_mask=hidden)[0], x, path=tmp_path, **weights)
 
 
