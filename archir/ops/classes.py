@@ -19,6 +19,7 @@ from typing import Literal
 
 from archir.ir.dims import Size, product
 from archir.ir.graph import Graph, Node, Value
+from archir.ir.memory import uncollected
 from archir.ops.forest import Forest, Need, Obstacle
 from archir.ops.infer import Instance, instance_of
 from archir.ops.record import OpSet
@@ -71,13 +72,14 @@ class AxisClasses:
         self._params: dict[str, tuple[Structure, ...]] = {}
         self.names: dict[str, Mapping[str, Structure]] = {}
         self._uses: list[tuple[Node, str, int, Kind, Structure]] = []
-        for node in graph:
-            self._visit(node)
-        for output in graph.outputs:
-            why = f"it is the output `{output.name}` of the network"
-            for structure in self._values[output.value]:
-                self._forest.block(structure, Obstacle(output.value.node, why))
-        self.classes = self._collect()
+        with uncollected():
+            for node in graph:
+                self._visit(node)
+            for output in graph.outputs:
+                why = f"it is the output `{output.name}` of the network"
+                for structure in self._values[output.value]:
+                    self._forest.block(structure, Obstacle(output.value.node, why))
+            self.classes = self._collect()
 
     def structure(self, value: Value, axis: int) -> Structure:
         """The structure of an axis of a value, classes by their final numbers."""
