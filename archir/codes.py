@@ -503,6 +503,11 @@ CODES: dict[str, Code] = {
         "An installed package offers operators that cannot be read, or one under a name that is "
         "taken. Uninstalling the package, or installing it again, may help.",
     ),
+    "A641": Code(
+        "picture too large",
+        "A picture holds so many boxes or edges at most as can be read and laid out. `--depth N` "
+        "draws the blocks below a level as one box each; without `--all` repeats are drawn once.",
+    ),
     "A690": Code(
         "out of memory",
         "The machine has not the memory that the command needs. Nothing was left half written.",

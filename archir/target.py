@@ -8,14 +8,18 @@ whatever else it offers (``lower``, ``weights_of``, ``build``, ``export``) it do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, cast
 
 from archir.diag import error
 from archir.ir.graph import Graph, Value
 from archir.ops.arithmetic import Array
+from archir.ops.record import OpSet
 
 GROUP = "archir.backends"
+FORMATS = "archir.formats"
+"""The entry points of formats that networks are drawn in; each is a :class:`Draw`."""
 
 
 class Forward(Protocol):
@@ -129,4 +133,64 @@ def _load(point: EntryPoint) -> Backend:
             hint = f"pip install {missing.partition('.')[0] or _owner(point)}"
         raise error(
             "A503", f"the backend `{point.name}` cannot be loaded: {reason}", hint=hint
+        ) from reason
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A drawn network: the text of the file, and how much is on it."""
+
+    text: str
+    boxes: int
+    edges: int
+
+
+class Draw(Protocol):
+    """Draws a network in one format."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        ops: OpSet,
+        *,
+        depth: int | None = None,
+        fold: bool = True,
+        kinds: Mapping[str, str] | None = None,
+    ) -> Drawing:
+        """Draw a network.
+
+        Args:
+            graph: The network.
+            ops: Its operators.
+            depth: How many levels of blocks are opened; all of them by default.
+            fold: Whether a chain of alike blocks is drawn once.
+            kinds: The names of blocks, by the paths of their instances.
+
+        Raises:
+            ArchirError: A641, the picture would be too large to read.
+        """
+
+
+def formats() -> list[str]:
+    """The formats that networks can be drawn in."""
+    return sorted({point.name for point in entry_points(group=FORMATS)})
+
+
+def draw(name: str) -> Draw:
+    """What draws networks in a format.
+
+    Raises:
+        ArchirError: A503, there is no such format or what it needs is not installed.
+    """
+    points = list(entry_points(group=FORMATS, name=name))
+    if not points:
+        known = ", ".join(formats()) or "none"
+        raise error("A503", f"there is no format `{name}` (installed: {known})")
+    try:
+        return cast("Draw", points[0].load())
+    except ImportError as reason:
+        ours = _owner(points[0]) == "archir"
+        hint = "pip install 'archir[draw]'" if ours else f"install {_owner(points[0])} again"
+        raise error(
+            "A503", f"networks cannot be drawn as {name} here: {reason}", hint=hint
         ) from reason

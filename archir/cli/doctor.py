@@ -21,6 +21,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime-gpu|onnxruntime"),
     "data": ("scikit-learn",),
     "proof": ("egglog",),
+    "draw": ("graphlay",),
 }
 
 

@@ -122,6 +122,7 @@ def test_the_public_names() -> None:
         "archir.ops": {"builtin"},
         "archir.rules": {"builtin"},
         "archir.backends": {"torch", "onnx"},
+        "archir.formats": {"svg", "dot"},
     }
 
 

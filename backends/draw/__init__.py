@@ -1,0 +1,1 @@
+"""Pictures of networks: SVG, and the language of Graphviz."""
