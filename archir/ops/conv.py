@@ -57,7 +57,8 @@ def _conv_transpose(
     parts = k.matmul(columns, image.reshape(n, groups, image.shape[1] // groups, -1))
     parts = parts.reshape(n, out, *kernel, *space)
     after = ints(_grown(a, {"s": space})["s'"])
-    canvas = k.array(np.zeros((n, out, *(s + 2 * q for s, q in zip(after, padding, strict=True)))))
+    wide = (s + 2 * q for s, q in zip(after, padding, strict=True))
+    canvas = np.full((n, out, *wide), k.number(0))
     for tap in np.ndindex(*kernel):
         window = tuple(
             slice(t * d, t * d + (s - 1) * st + 1, st)
