@@ -1,10 +1,11 @@
-"""``archir explain``: what a code means, or why a rule does or does not apply somewhere."""
+"""``archir explain``: what a code or an operator means, or why a rule does (not) apply."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import textwrap
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,9 @@ from archir.cli.common import Report, parse_settings, to_json
 from archir.cli.common import command as make
 from archir.codes import CODES
 from archir.diag import CHECK_FAILED, ArchirError, error
+from archir.lang.words import write_value
+from archir.ops import installed_ops
+from archir.ops.record import REQUIRED, Attr, Derived, Op, SameAs
 
 
 def explain(
@@ -23,13 +27,22 @@ def explain(
     param: tuple[str, ...],
     rule_files: tuple[str, ...],
 ) -> Report:
-    """Explain a diagnostic's code, or a rule at a site.
+    """Explain a diagnostic's code, an operator, or a rule at a site.
 
-    SUBJECT is a code such as A110, or a network's file together with --rule and --at. A class
-    that a rule would change is listed member by member; what blocks it is named.
+    SUBJECT is a code such as A110, an operator such as conv (`operators` lists them all), or a
+    network's file together with --rule and --at. A class that a rule would change is listed
+    member by member; what blocks it is named.
     """
     if re.fullmatch(r"[Aa]\d{3}", subject):
         return _code(subject.upper())
+    if rule is None and subject == "operators":
+        return _operators()
+    if rule is None and subject in installed_ops():
+        return _operator(installed_ops()[subject])
+    if rule is None and not Path(subject).exists():
+        close = difflib.get_close_matches(subject, [*installed_ops(), "operators"], 1)
+        hint = f"did you mean `{close[0]}`?" if close else "`archir explain operators`"
+        raise error("A609", f"`{subject}` is no code, operator or file", hint=hint)
     if rule is None:
         raise error("A609", "say which rule", hint="archir explain FILE --rule RULE --at SITE")
     return _rule(subject, rule, at, settings, param, rule_files)
@@ -45,6 +58,41 @@ def _code(code: str) -> Report:
     return Report(data, f"{code}: {found.title}\n\n{textwrap.fill(found.explanation, 80)}")
 
 
+def _operators() -> Report:
+    ops = [op for op in installed_ops().values() if op.name != "input"]
+    rows = [(op.name, op.doc) for op in ops]
+    return Report({"operators": [op.name for op in ops]}, options.table(("operator", ""), rows))
+
+
+def _default(attr: Attr) -> str:
+    if attr.default is REQUIRED:
+        return "required"
+    if isinstance(attr.default, SameAs):
+        return f"that of {attr.default.attr}"
+    return "computed" if isinstance(attr.default, Derived) else write_value(attr.default)
+
+
+def _operator(op: Op) -> Report:
+    """An operator as its record says it."""
+    lines = [f"{op.name}: {op.doc}", ""]
+    if isinstance(op.signature, str):
+        lines += [f"  {op.signature}", ""]
+    rows = [(a.name, a.kind.value, _default(a), a.doc) for a in op.attrs]
+    if rows:
+        lines += [options.table(("attribute", "", "default", ""), rows), ""]
+    if op.field:
+        lines.append(f"  In exact checks: {op.field}.")
+    data = {
+        "operator": op.name,
+        "doc": op.doc,
+        "signature": op.signature if isinstance(op.signature, str) else None,
+        "attributes": [{"name": n, "kind": k, "default": d, "doc": t} for n, k, d, t in rows],
+        "parameters": [{"role": p.role, "buffer": p.buffer} for p in op.params],
+        "field": op.field,
+    }
+    return Report(data, "\n".join(lines).rstrip())
+
+
 def _rule(
     file: str,
     name: str,
@@ -54,7 +102,6 @@ def _rule(
     rule_files: tuple[str, ...],
 ) -> Report:
     from archir.api import library
-    from archir.ops import installed_ops
     from archir.render import render
     from archir.rewrite.explain import describe
     from archir.rewrite.sites import Planner
@@ -84,7 +131,7 @@ def _rule(
 
 command = make(
     "explain",
-    click.argument("subject", metavar="CODE|FILE"),
+    click.argument("subject", metavar="CODE|OPERATOR|FILE"),
     click.option("--rule", help="The rule to explain."),
     click.option("--at", metavar="SITE", help="Where."),
     click.option(

@@ -10,10 +10,11 @@ import click
 from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
+from archir.ir.graph import Graph
 from archir.ops import installed_ops
 from archir.rewrite.library import Library, installed, read_rule_file
 from archir.rewrite.rule import Rule
-from archir.rewrite.sites import Planner
+from archir.rewrite.sites import Planner, Site
 
 
 def rule_facts(rule: Rule) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def rules(
 ) -> Report:
     """List the rules; with FILE, every site where they apply.
 
-    A site is RULE@PATH, as `archir rewrite --at` takes it.
+    `archir rewrite --rule RULE --at SITE` applies one; RULE@SITE says both.
     """
     from pathlib import Path
 
@@ -53,14 +54,33 @@ def rules(
     if file is None:
         return _list(chosen)
     planner = Planner(options.program(file, param).graph, ops)
-    sites, rows = [], []
-    for one in chosen:
-        for site in planner.sites(one):
-            sites.append({"rule": site.rule, "at": site.at, "site": str(site), "size": site.size})
-            rows.append((str(site), "" if site.size is None else f"{site.size} channels"))
-    text = options.table(("site", ""), rows) if rows else "no rule applies"
-    data = {"file": file, "rules": [rule_facts(r) for r in chosen], "sites": sites}
-    return Report(data, f"{text}\n{len(sites)} sites")
+    sites = [site for one in chosen for site in planner.sites(one)]
+    data = {
+        "file": file,
+        "rules": [rule_facts(r) for r in chosen],
+        "sites": [{"rule": s.rule, "at": s.at, "site": str(s), "size": s.size} for s in sites],
+    }
+    return Report(data, _table(sites, planner.graph))
+
+
+def _table(sites: list[Site], graph: Graph) -> str:
+    """The sites in program order, each with its rules."""
+    if not sites:
+        return "no rule applies"
+    place = {node.name: number for number, node in enumerate(graph)}
+    rules: dict[tuple[str, int | None], list[str]] = {}
+    for site in sites:
+        rules.setdefault((site.at, site.size), []).append(site.rule)
+
+    def order(key: tuple[str, int | None]) -> int:
+        return place[key[0] if key[0] in place else key[0].rpartition(".")[0]]
+
+    rows = [
+        (at, "" if size is None else str(size), ", ".join(rules[at, size]))
+        for at, size in sorted(rules, key=order)
+    ]
+    text = options.table(("site", "channels", "rules"), rows, right=(1,))
+    return f"{text}\n{len(sites)} sites; `archir rewrite FILE --rule RULE --at SITE`"
 
 
 def _list(chosen: list[Rule]) -> Report:

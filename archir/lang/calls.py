@@ -76,7 +76,8 @@ _ELSEWHERE = {
 
 def _framework_name(name: str, state: State) -> str:
     ours = _ELSEWHERE.get(name.lower(), "")
-    return f"did you mean `{ours}`?" if ours in state.ops else "`archir rules` lists the operators"
+    known = ours in state.ops
+    return f"did you mean `{ours}`?" if known else "`archir explain operators` lists them"
 
 
 # -- operators

@@ -43,6 +43,9 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "explain net.arch --rule deepen --at stem.relu",
         "explain A303",
         "explain A999",
+        "explain conv",
+        "explain gelu",
+        "explain convolve",
     ),
     "wrong": (
         "check absent.arch",
