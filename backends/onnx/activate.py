@@ -89,8 +89,8 @@ def _gelu(at: Site) -> None:
     else:
         scaled = at.helper("scaled", "Mul", x, _scalar(at, "scale", math.sqrt(0.5)))
         share = at.helper("erf", "Erf", scaled)
-    half = at.helper("half", "Mul", x, _scalar(at, "a_half", 0.5))
-    at.emit("Mul", half, at.helper("share", "Add", share, _scalar(at, "one", 1)))
+    halved = at.helper("halved", "Mul", x, _scalar(at, "half", 0.5))
+    at.emit("Mul", halved, at.helper("share", "Add", share, _scalar(at, "one", 1)))
 
 
 def _silu(at: Site) -> None:

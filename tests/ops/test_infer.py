@@ -41,6 +41,18 @@ WRONG: list[tuple[str, dict[str, Any], list[tuple[int, ...]], str, list[str]]] =
     ("flatten", {"start": -4}, [(2, 5, 3)], "A114", ["rank 3"]),
     ("batch_norm", {}, [(5,)], "A110", ["2 axes", "f32[5]"]),
     ("max_pool", {"kernel": 3}, [(2, 3, 2, 5)], "A110", ["window of 3", "extent of 2"]),
+    ("conv_transpose", {"out": 3, "output_padding": 1}, [(2, 3, 4)], "A114", ["padding of 1"]),
+    ("conv_transpose", {"out": 3, "padding": 3}, [(2, 3, 4)], "A110", ["nothing", "extent of 4"]),
+    ("conv_transpose", {"out": 3, "groups": 2}, [(2, 4, 4)], "A110", ["out = 3"]),
+    ("layer_norm", {"axes": 4}, [(2, 3, 5)], "A114", ["rank 3"]),
+    ("group_norm", {"groups": 4}, [(2, 6, 5)], "A110", ["6 channels", "4"]),
+    ("instance_norm", {}, [(2, 6)], "A110", ["3 axes", "f32[2, 6]"]),
+    ("hardtanh", {"low": 2.0}, [(2, 3)], "A114", ["2", "not below", "1"]),
+    ("gelu", {"approximate": "sine"}, [(2, 3)], "A114", ["none or tanh"]),
+    ("stochastic_depth", {"mode": "column"}, [(2, 3)], "A114", ["row or batch"]),
+    ("prelu", {}, [(3,)], "A110", ["2 axes", "f32[3]"]),
+    ("sub", {}, [(2, 3), (2, 3), (2, 3)], "A104", ["takes 2", "got 3"]),
+    ("celu", {"alpha": 0.0}, [(2, 3)], "A114", ["at least 1e-06"]),
 ]
 
 
@@ -162,6 +174,25 @@ def test_convolutions(
     assert found.params["weight"].shape == weight
     assert found.params["bias"].shape == weight[:1]
     assert macs(found) == work
+
+
+def test_transposed_convolutions() -> None:
+    """A weight is used once for each entry of the input and image of the output's channels."""
+    attrs = {"out": 6, "kernel": (3, 4), "stride": 2, "padding": 1, "groups": 2}
+    found = use("conv_transpose", attrs, (1, 4, 5, 7))
+    assert found.types[0].shape == (1, 6, 9, 14)
+    assert found.params["weight"].shape == (4, 3, 3, 4)
+    assert found.params["bias"].shape == (6,)
+    assert macs(found) == 35 * 4 * 3 * 12
+    (type_,) = symbolic("conv_transpose", {"out": 2, "kernel": 2, "stride": 2}, ("N", 3, "H", 5))
+    assert str(type_) == "f32[N, 2, 2*H, 10]"
+    with pytest.raises(OpError, match="symbolic extent H"):
+        symbolic("conv_transpose", {"out": 2, "kernel": 3}, ("N", 3, "H"))
+
+
+def test_whole_numbers_are_not_divided() -> None:
+    with pytest.raises(OpError, match=r"i64\[2, 3\]"):
+        symbolic("div", {}, (2, 3), (2, 3), dtypes=("i64", "i64"))
 
 
 def test_linear_and_free_operators() -> None:
