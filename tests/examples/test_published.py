@@ -15,16 +15,19 @@ from pathlib import Path
 import pytest
 
 from archir.diag import Source
-from archir.ir.graph import Graph
+from archir.ir.dims import product
+from archir.ir.graph import Graph, Node
 from archir.lang import load
 from archir.ops import STANDARD
-from archir.ops.cost import Cost, cost
+from archir.ops.cost import Cost, concrete, cost
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.arch"))
 
 TORCHVISION = "torchvision 0.29, weights' meta: num_params, _ops"
 PYTORCHCV = "pytorchcv, table of CIFAR-10 models"
+LAYER_NORM = "5 a number in layer norm"
+BIAS = "bias of linear"
 
 
 @cache
@@ -67,7 +70,7 @@ class Row:
 
 
 def torchvision(name: str, params: str, macs: str) -> list[Row]:
-    """What torchvision documents; its operations are multiply-accumulates of conv and linear."""
+    """What torchvision documents: its operations are multiply-accumulates of conv and linear."""
     return [
         Row(name, "params", params, 1, TORCHVISION),
         Row(name, "MACs", macs, 10**9, TORCHVISION),
@@ -91,6 +94,16 @@ PUBLISHED = [
     *torchvision("vgg16_bn", "138365992", "15.47"),
     *torchvision("googlenet", "6624904", "1.498"),
     *torchvision("mobilenet_v2", "3504872", "0.301"),
+    *torchvision("shufflenet_v2_x1_0", "2278604", "0.145"),
+    *torchvision("efficientnet_b0", "5288548", "0.386"),
+    Row("efficientnet_b0", "params", "5.3", 10**6, "Tan, Le 2019, table 2"),
+    Row("efficientnet_b0", "MACs", "0.39", 10**9, "Tan, Le 2019, table 2"),
+    Row("vit_tiny", "params", "5717416", 1, "timm, vit_tiny_patch16_224"),
+    Row("vit_tiny", "MACs", "1.26", 10**9, "timm, benchmark-infer (fvcore)", more=LAYER_NORM),
+    Row("vit_tiny", "MACs", "1.3", 10**9, "Wang et al. 2021 (PVT), table 1, DeiT-Ti"),
+    Row("darts_v2", "params", "3349342", 1, "the authors' train.py: 3.349342MB, no auxiliary head"),
+    Row("darts_v2", "params", "3.3", 10**6, "Liu et al. 2019, table 1"),
+    Row("darts_v2", "MACs", "528", 10**6, "hanser, genotypes: DARTS_V2"),
     Row("densenet_bc_40_12", "params", "176122", 1, PYTORCHCV),
     Row("densenet_bc_40_12", "params", "769162", 1, PYTORCHCV, {"layers": 16}),
     Row("densenet_bc_40_12", "params", "0.8", 10**6, "Huang et al. 2017, table 2", {"layers": 16}),
@@ -102,7 +115,7 @@ PUBLISHED = [
         10**6,
         "NATS-Bench, issue 36",
         swaps=OTHER_CELL,
-        more="bias of linear",
+        more=BIAS,
     ),
     Row("lenet_300_100", "params", "267", 10**3, "Han et al. 2015, table 1"),
 ]
@@ -118,11 +131,17 @@ def counted(row: Row, graph: Graph, found: Cost) -> int:
     """What archir finds, with what the source counts besides."""
     if row.what == "params":
         return found.params
-    if row.more == "bias of linear":
-        biases = [n.params["bias"] for n in graph if n.op == "linear" and "bias" in n.params]
-        return found.macs + sum(int(str(graph.parameters[b].type.shape[0])) for b in biases)
+    if row.more == BIAS:
+        return found.macs + sum(numbers(node) for node in graph if node.op == "linear")
+    if row.more == LAYER_NORM:
+        return found.macs + 5 * sum(numbers(node) for node in graph if node.op == "layer_norm")
     assert not row.more
     return found.macs
+
+
+def numbers(node: Node) -> int:
+    """How many numbers a node gives for a batch of one."""
+    return concrete(product(node.types[0].shape))
 
 
 def rounded(value: int, published: str, unit: int) -> str:
