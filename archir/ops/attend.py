@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def terms(equation: str, count: int) -> tuple[list[str], str]:
     if not fine or len(operands) != count:
         raise OpError(
             "A114",
-            f"`equation` of `einsum` does not fit {count} tensors: `{equation}`",
+            f"`{equation}` is no equation of `einsum` for {count} tensor{'s' * (count != 1)}",
             "for example `bij,bjk->bik`: a letter an axis, none twice in a tensor",
             "equation",
         )
@@ -194,17 +195,51 @@ def _pair(
     return product.reshape([sizes[c] for c in word]), word
 
 
+@lru_cache(maxsize=256)
+def surd(value: float) -> tuple[Fraction, int]:
+    """A fraction a and a whole number m without square factors: the value is a * sqrt(m).
+
+    1 / sqrt(d), divided by whole numbers, keeps its m, so that exact numbers can tell what was
+    divided. A float that is no such root of a fraction (of denominator 10**6 at most) is its own
+    binary fraction.
+
+    >>> surd(1 / math.sqrt(8)), surd(1 / math.sqrt(8) / 3)
+    ((Fraction(1, 4), 2), (Fraction(1, 12), 2))
+    """
+    exact = Fraction(value)
+    square = (exact**2).limit_denominator(10**6)
+    if not square or abs(square / exact**2 - 1) > 8 * Fraction(2) ** -52:
+        return exact, 1
+    outside, inside, rest, factor = 1, 1, square.numerator * square.denominator, 2
+    while factor**3 <= rest:
+        while rest % factor**2 == 0:
+            outside, rest = outside * factor, rest // factor**2
+        if rest % factor == 0:
+            inside, rest = inside * factor, rest // factor
+        factor += 1
+    root = math.isqrt(rest)  # of two primes at most, each larger than all before
+    outside, inside = (outside * root, inside) if root**2 == rest else (outside, inside * rest)
+    return Fraction(outside if value > 0 else -outside, square.denominator), inside
+
+
+def _scale(k: Arithmetic, a: Attrs) -> Array:
+    scale = a["scale"]
+    assert isinstance(scale, float)
+    if k.name.startswith("float"):
+        return np.asarray(k.number(scale))
+    outside, inside = surd(scale)
+    factor = k.array(outside)  # type: ignore[arg-type]
+    return factor if inside == 1 else k.multiply(factor, k.sqrt(k.array(inside)))
+
+
 def _attention(
     k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
 ) -> tuple[Array, ...]:
     (heads,) = ints([a["heads"]])
-    scale = a["scale"]
-    assert isinstance(scale, float)
     queries, keys, values = (
         each.reshape(*each.shape[:-1], heads, -1).swapaxes(-3, -2) for each in x[:3]
     )
-    # The float itself, not its shortest decimal: half of it is then half of it exactly.
-    scores = k.multiply(k.matmul(queries, keys.swapaxes(-1, -2)), k.number(Fraction(scale)))
+    scores = k.multiply(k.matmul(queries, keys.swapaxes(-1, -2)), _scale(k, a))
     if len(x) > 3:
         scores = k.add(scores, x[3])
     seen = np.ones(scores.shape[-2:], np.int64)
@@ -265,7 +300,8 @@ ATTENTION = Op(
     rescale={"d": "scale"},
     products=attention_products,
     reference=_attention,
-    field="the exponential is a fixed random function without zeros",
+    field="the exponential, and the root of a scale that is no fraction, are fixed random "
+    "functions without zeros",
     samples=(
         Sample((_t(2, 3, 8), _t(2, 5, 8), _t(2, 5, 12)), {"heads": 4}),
         Sample((_t(2, 5, 6), _t(2, 5, 6), _t(2, 5, 6)), {"heads": 2, "causal": True}),
