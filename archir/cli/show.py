@@ -28,7 +28,7 @@ GAPS = 3 * (len(HEADERS) - 1)
 """Characters between the columns."""
 NARROWEST, WIDEST = 80, 120
 """The table keeps within the terminal, or within these where that is none or is odd."""
-LEAST_OP, LEAST_PATH = 12, 16
+LEAST_OP, LEAST_PATH = 10, 14
 """What is left of a column, at least, where the table must be made narrower."""
 SUFFIXES = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 OURS = (".arch", ".safetensors", ".json")
@@ -93,7 +93,9 @@ class Table:
     def _closed(self, name: str, scopes: Sequence[Scope], said: str = "") -> Row:
         """One row for scopes that are not opened."""
         nodes = [node for scope in scopes for node in scope.nodes()]
-        return name, said or _counted(len(nodes), "layer"), *self._numbers(nodes)
+        kind = self.kinds.get(scopes[0].path)
+        said = said or ", ".join(filter(None, (kind, _counted(len(nodes), "layer"))))
+        return name, said, *self._numbers(nodes)
 
     def _numbers(self, nodes: Sequence[Node]) -> tuple[str, str, str]:
         params = sum(self.costs[node.name].params for node in nodes)
@@ -110,16 +112,28 @@ def _counted(number: int, what: str) -> str:
 
 
 def fitted(rows: Sequence[Row], width: int) -> list[Row]:
-    """Rows whose op and, after that, path are cut so that they take up ``width`` characters."""
+    """Rows within ``width`` characters: where needed, shapes in short, then ops and paths cut."""
+    if sum(max(map(len, column)) for column in zip(HEADERS, *rows, strict=True)) + GAPS > width:
+        rows = [(*row[:2], row[2].replace("f32", "").replace(", ", ","), *row[3:]) for row in rows]
     widths = [max(map(len, column)) for column in zip(HEADERS, *rows, strict=True)]
-    for column, least in ((1, LEAST_OP), (0, LEAST_PATH)):
-        over = sum(widths) + GAPS - width
-        widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
-    return [(_cut(row[0], widths[0]), _cut(row[1], widths[1]), *row[2:]) for row in rows]
+    least = (min(widths[0], LEAST_PATH), min(widths[1], LEAST_OP))
+    while sum(widths) + GAPS > width and (widths[0], widths[1]) != least:
+        wider = 1 if widths[0] == least[0] or widths[1] > max(widths[0], least[1]) else 0
+        widths[wider] -= 1
+    return [(_cut_path(row[0], widths[0]), _cut(row[1], widths[1]), *row[2:]) for row in rows]
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _cut_path(text: str, width: int) -> str:
+    """A path without its beginning: the end tells one from another."""
+    if len(text) <= width:
+        return text
+    path = text.lstrip()
+    indent = text[: min(len(text) - len(path), width // 2)]
+    return f"{indent}...{path[len(indent) + 3 - width :]}"
 
 
 def show(
@@ -131,9 +145,9 @@ def show(
     depth: int | None,
     everything: bool,
 ) -> Report:
-    """Print the layers of a network with their shapes and costs, or draw it.
+    """Print the layers of a network, or draw it.
 
-    The table groups the layers by block. Blocks that repeat are shown once; --all shows each.
+    The table has shapes and costs. Blocks that repeat are shown once; --all shows each.
     With --format svg or dot (or -o NAME.svg) the network is drawn: a layer has the
     normalisation and activation beside it in its box, and what skips layers is in red.
     """
@@ -175,7 +189,7 @@ def _format_of(output: str | None) -> str:
         return "table"
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
-        raise error("A609", f"-o {output}: which format?", hint="--format svg or --format dot")
+        raise error("A609", f"-o {output}: no such format", hint="-o NAME.svg or --format svg|dot")
     return SUFFIXES[suffix]
 
 

@@ -21,6 +21,15 @@ Archir = Callable[..., Any]
 
 SESSIONS: dict[str, tuple[str, ...]] = {
     "look": ("check net.arch", "show net.arch", "cost net.arch", "rules net.arch", "rules", "new"),
+    "show": (
+        "new resnet20 -o resnet20.arch",
+        "show resnet20.arch",
+        "show resnet20.arch --depth 1",
+        "show resnet20.arch -o resnet20.svg",
+        "show resnet20.arch -o resnet20.svg",
+        "show net.arch -o net.png",
+        "show net.arch --format dot --depth 0",
+    ),
     "rewrite": (
         "weights init net.arch --seed 1 --random-statistics",
         "rewrite net.arch --rule deepen --at stem.relu --dry-run",
