@@ -1,8 +1,9 @@
 """Cost against size: networks of 10^2 to 10^5 nodes through every stage.
 
-Two shapes. `chain` is a plain deep network in blocks and repeats: a short text, every layer
-alike. `dense` is written flat, a statement a node: residual blocks and dense blocks whose
-widths differ from place to place. Channels are few, so that what is timed is the compiler and
+Three shapes. `chain` is a plain deep network in blocks and repeats: a short text, every layer
+alike. `stream` is one residual stream through all blocks: one class of axes in all of them.
+`dense` is written flat, a statement a node: residual blocks and dense blocks whose widths differ
+from place to place. Channels are few, so that what is timed is the compiler and
 not the arithmetic. Each network is built in a process of its own; its peak memory before the
 backends are loaded is shown. Of several runs the median is kept. The exponent is the slope of
 log t over log n between the two largest networks: 1 is linear.
@@ -23,7 +24,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from archir.diag import Source
+from archir.ir.check import check
+from archir.ir.graph import Graph
+from archir.ir.hash import graph_hash
+from archir.lang import load, parse, print_graph, revise
+from archir.ops import installed_ops
+from archir.ops.cost import cost
+from archir.ops.infer import infer
+from archir.rewrite.library import installed
+from archir.rewrite.sites import Planner
+from archir.target import backends
+from archir.weights.init import init_weights
 
 SIZES = (100, 1_000, 10_000, 100_000)
 
@@ -44,6 +58,23 @@ block hundred(width) {{ output input |> 10 * ten(width) }}
 arch chain(classes = 10) {{
     input image: f32[N, 4, 8, 8]
     body = image |> {stages}
+    output logits = body |> pool: global_avg_pool |> fc: linear(classes)
+}}
+"""
+
+
+def stream(nodes: int) -> str:
+    """Residual blocks on one stream, whose channels are one class."""
+    return f"""version 1
+block residual(width) {{
+    y = input |> conv1: conv(width, 3, bias = false) |> bn1: batch_norm |> relu
+              |> conv2: conv(width, 3, bias = false) |> bn2: batch_norm
+    output relu(y + input)
+}}
+arch stream(classes = 10) {{
+    input image: f32[N, 3, 8, 8]
+    stem = image |> conv: conv(4, 3)
+    body = stem |> {max(1, (nodes - 4) // 7)} * residual(4)
     output logits = body |> pool: global_avg_pool |> fc: linear(classes)
 }}
 """
@@ -100,7 +131,13 @@ def _dense(name: str, last: str, width: int) -> list[str]:
     return lines
 
 
-SHAPES: dict[str, Callable[[int], str]] = {"chain": chain, "dense": dense}
+SHAPES: dict[str, Callable[[int], str]] = {"chain": chain, "stream": stream, "dense": dense}
+
+
+class Do(Protocol):
+    """Does the work of a stage and hands on what it gives."""
+
+    def __call__(self, stage: str, work: Callable[[], Any]) -> Any: ...
 
 
 class Clock:
@@ -109,7 +146,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def time(self, stage: str, work: Callable[[], Any]) -> Any:
+    def __call__(self, stage: str, work: Callable[[], Any]) -> Any:
         """Do a stage and note how long it took."""
         gc.collect()
         start = time.process_time()
@@ -118,65 +155,50 @@ class Clock:
         return done
 
 
-def measure(shape: str, size: int) -> dict[str, Any]:
-    """All stages for one network, once, in this process."""
-    from archir.diag import Source
-    from archir.ir.check import check
-    from archir.ir.hash import graph_hash
-    from archir.lang import load, parse, print_graph, revise
-    from archir.ops import installed_ops
-    from archir.ops.cost import cost
-    from archir.ops.infer import infer
-    from archir.rewrite.library import installed
-    from archir.rewrite.match import Matcher
-    from archir.rewrite.sites import Planner
-    from archir.weights.init import init_weights
-
+def front(text: str, do: Do) -> Graph:
+    """Every stage that needs no weights."""
     ops = installed_ops()
     rules = installed(ops)
-    deepen, widen = rules["deepen"], rules["widen"]
-    load(Source("warm", chain(100)), ops)
-    clock = Clock()
-    source = Source("scale.arch", SHAPES[shape](size))
-    clock.time("parse", lambda: parse(source))
-    program = clock.time("load (with parse)", lambda: load(source, ops))
-    graph = program.graph
-    clock.time("well-formedness", lambda: check(graph, "the generator"))
-    clock.time("infer", lambda: infer(graph, ops))
-    clock.time("cost", lambda: cost(graph, ops))
-    clock.time("hash", lambda: graph_hash(graph))
-    clock.time("print", lambda: print_graph(graph, ops))
-    sites = clock.time("match deepen everywhere", lambda: [*Matcher(deepen, graph, ops, {}).all()])
-    assert sites
+    source = Source("scale.arch", text)
+    do("parse", lambda: parse(source))
+    program = do("load (with parse)", lambda: load(source, ops))
+    graph: Graph = program.graph
+    do("well-formedness", lambda: check(graph, "the generator"))
+    do("infer", lambda: infer(graph, ops))
+    do("cost", lambda: cost(graph, ops))
+    do("hash", lambda: graph_hash(graph))
+    do("print", lambda: print_graph(graph, ops))
+    do("copy the graph", lambda: graph.edit().build())
     planner = Planner(graph, ops)
-    clock.time("axis classes", lambda: planner.classes)
-    wide = clock.time("sites of widen", lambda: planner.sites(widen))
-    at = sites[len(sites) // 2].root
-    clock.time("copy the graph", lambda: graph.edit().build())
-    plan = clock.time("plan deepen at one site", lambda: planner.plan(deepen, at, {}))
-    if wide:
-        site = wide[len(wide) // 2]
-        width = {"width": (site.size or 0) + 1}
-        clock.time("plan widen at one site", lambda: planner.plan(widen, site.at, width))
-    clock.time("edit the text", lambda: revise(program, plan.after, ops))
+    deepen = do("match deepen everywhere", lambda: planner.sites(rules["deepen"]))
+    do("axis classes", lambda: planner.classes)
+    widen = do("sites of widen", lambda: planner.sites(rules["widen"]))
+    at = deepen[len(deepen) // 2].at
+    plan = do("plan deepen at one site", lambda: planner.plan(rules["deepen"], at, {}))
+    do("edit the text", lambda: revise(program, plan.after, ops))
+    site = max(widen, key=lambda s: s.size or 0)
+    width = {"width": (site.size or 0) + 1}
+    do("plan widen at one site", lambda: planner.plan(rules["widen"], site.at, width))
+    return graph
+
+
+def back(graph: Graph, do: Do) -> None:
+    """Weights, and the models of the backends."""
+    weights = do("initial weights", lambda: init_weights(graph, installed_ops(), 0))
+    onnx: Any = backends()["onnx"]
+    do("ONNX, built and serialised", lambda: sum(map(len, onnx.serialise(graph, weights))))
+    torch: Any = backends()["torch"]
+    do("torch module", lambda: torch.lower(graph, weights))
+
+
+def measure(shape: str, size: int) -> dict[str, Any]:
+    """All stages for one network, once, in this process."""
+    front(chain(100), lambda stage, work: work())  # grammars and rules are read once
+    clock = Clock()
+    graph = front(SHAPES[shape](size), clock)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    weights = clock.time("initial weights", lambda: init_weights(graph, ops, 0))
-    backends(clock, graph, weights)
+    back(graph, clock)
     return {"nodes": len(graph), "seconds": clock.seconds, "peak": peak}
-
-
-def backends(clock: Clock, graph: Any, weights: Any) -> None:
-    """Build the ONNX model and the torch module, where those are installed."""
-    from archir.diag import ArchirError
-    from archir.target import backends as installed
-
-    onnx: Any = installed()["onnx"]
-    clock.time("ONNX, built and serialised", lambda: sum(map(len, onnx.serialise(graph, weights))))
-    try:
-        torch: Any = installed()["torch"]
-    except ArchirError:
-        return
-    clock.time("torch module", lambda: torch.lower(graph, weights))
 
 
 def child(shape: str, size: int) -> dict[str, Any]:
