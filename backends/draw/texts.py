@@ -6,7 +6,7 @@ from .picture import Box, Cluster
 
 LONGEST = 44
 """Characters of a line; what is longer is cut."""
-WRAP = 34
+WRAP = 42
 """A line of parts is broken before it grows longer than this."""
 MOST_LINES = 3
 EMS = {0.37: "ijlI.,:;'| /-", 0.42: "frt!()[]", 0.84: "#&+<=>^~", 1.0: "mwMW@%"}

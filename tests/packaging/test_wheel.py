@@ -78,6 +78,7 @@ def test_the_wheel_carries_licence_and_entry_points(installed: Path) -> None:
         "archir.ops",
         "archir.rules",
         "archir.backends",
+        "archir.formats",
     }
 
 
