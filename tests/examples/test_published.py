@@ -100,7 +100,7 @@ PUBLISHED = [
     Row("efficientnet_b0", "MACs", "0.39", 10**9, "Tan, Le 2019, table 2"),
     Row("vit_tiny", "params", "5717416", 1, "timm, vit_tiny_patch16_224"),
     Row("vit_tiny", "MACs", "1.26", 10**9, "timm, benchmark-infer (fvcore)", more=LAYER_NORM),
-    Row("vit_tiny", "MACs", "1.3", 10**9, "Wang et al. 2021 (PVT), table 1, DeiT-Ti"),
+    Row("vit_tiny", "MACs", "1.3", 10**9, "Wang et al. 2021 (PVT), table 2, DeiT-Ti"),
     Row("darts_v2", "params", "3349342", 1, "the authors' train.py: 3.349342MB, no auxiliary head"),
     Row("darts_v2", "params", "3.3", 10**6, "Liu et al. 2019, table 1"),
     Row("darts_v2", "MACs", "528", 10**6, "hanser, genotypes: DARTS_V2"),
@@ -171,6 +171,17 @@ def test_the_published_number_is_found(row: Row) -> None:
     value = counted(row, graph, cost(graph, STANDARD))
     print(line(row, value))
     assert rounded(value, row.published, row.unit) == row.published
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in PUBLISHED if row.source == TORCHVISION],
+    ids=lambda r: f"{r.name} {r.what}",
+)
+def test_torchvision_says_so(row: Row) -> None:
+    models = pytest.importorskip("torchvision").models
+    (weights, *_) = models.get_model_weights(row.name)
+    assert row.published == str(weights.meta["num_params" if row.what == "params" else "_ops"])
 
 
 def test_every_network_has_a_published_number_or_none_is_known() -> None:
