@@ -14,6 +14,7 @@ from archir.ops.closeness import distance
 from archir.ops.evaluate import run
 from archir.ops.record import OpSet
 from archir.proof.exact import shape_in_check
+from archir.weights.store import numpy_dtype
 
 Forward = Callable[..., list[Array]]
 LIMIT = 1e-3
@@ -37,14 +38,18 @@ class Drift:
 
 
 def random_feeds(graph: Graph, seed: int, batch: int) -> dict[str, Array]:
-    """Standard normal inputs, float32, by name."""
+    """Standard normal inputs, float32, by name; 0 or 1 where whole numbers are wanted."""
     rng = np.random.Generator(np.random.PCG64([seed, 0xD21F7]))
-    return {
-        name: rng.standard_normal(
-            shape_in_check(graph.type_of(Value(name)), batch), dtype=np.float32
-        )
-        for name in graph.inputs
-    }
+    feeds: dict[str, Array] = {}
+    for name in graph.inputs:
+        type_ = graph.type_of(Value(name))
+        shape = shape_in_check(type_, batch)
+        dtype = numpy_dtype(type_.dtype)
+        if dtype.kind in "iub":
+            feeds[name] = rng.integers(0, 2, shape).astype(dtype)
+        else:
+            feeds[name] = rng.standard_normal(shape, dtype=np.float32)
+    return feeds
 
 
 def measure(

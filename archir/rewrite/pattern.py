@@ -15,7 +15,7 @@ from archir.lang import tree as t
 from archir.ops.record import Op, OpSet
 from archir.rewrite.rule import Pattern, PatternNode, PatternOperand
 
-OPERATORS = {"+": "add", "*": "mul"}
+OPERATORS = {"+": "add", "*": "mul", "-": "sub", "/": "div"}
 
 
 class PatternReader:

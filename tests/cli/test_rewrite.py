@@ -337,3 +337,20 @@ def test_rule_files_with_mistakes(archir: Archir, net: Path, text: str, code: st
 def test_an_absent_rule_file(archir: Archir, net: Path) -> None:
     answer = archir("rules", net, "--rules", net.with_name("absent.rule"), "--json")
     assert (answer.status, answer.document["diagnostics"][0]["code"]) == (2, "A607")
+
+
+def test_a_network_that_reads_whole_numbers(archir: Archir, tmp_path: Path) -> None:
+    """Its inputs are drawn as what they are, when outputs are compared and when it is exported."""
+    net = tmp_path / "words.arch"
+    net.write_text(
+        "arch words {\n    input w: i64[N, 5]\n"
+        "    e = w |> embedding(11, 8) |> ln: layer_norm |> fc1: linear(16) |> gelu\n"
+        "    output y = e |> mean([1]) |> fc2: linear(3)\n}\n"
+    )
+    out = tmp_path / "wide.arch"
+    words = ("--rule", "widen@e.embedding", "--set", "width=16", "--init", 0, "-o", out)
+    answer = archir("rewrite", net, *words, "--json")
+    assert answer.status == 0
+    assert 0 < answer.document["drift"]["value"] < 1e-6
+    assert archir("verify", out).status == 0
+    assert archir("export", out, "-o", tmp_path / "wide.onnx").status == 0

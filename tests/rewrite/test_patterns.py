@@ -421,3 +421,14 @@ def test_what_is_too_large_for_fractions_says_so() -> None:
         check_plan(plan(graph, commute, "end"), STANDARD)
     hint = caught.value.diagnostics[0].hint
     assert "end depends on an order, which a field does not have" in hint
+
+
+def test_patterns_hold_differences_and_quotients() -> None:
+    turned = rule(
+        "rule turn() { match { d = a - b } where rank(a) == 4\n"
+        "replace { m = neg(b)\n d = a + m } weights { } }"
+    )
+    graph = net(IMAGE + "a = x |> conv(4, 3)\nb = x |> conv(4, 3)\nend = a - b" + HEAD)
+    made = plan(graph, turned, "end")
+    assert equal(made) == {"eval", "train"}
+    assert [n.op for n in made.after].count("sub") == 0
