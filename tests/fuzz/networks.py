@@ -35,6 +35,7 @@ PIECES: tuple[Piece, ...] = (
     pieces.flatten,
     pieces.free,
     pieces.conv,
+    pieces.activation,
     pieces.transposed,
     pieces.adaptive,
     pieces.dropout,

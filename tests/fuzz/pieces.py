@@ -148,8 +148,8 @@ FUNCTIONS: tuple[tuple[str, dict[str, AttrValue]], ...] = (
 
 
 def activation(s: Sketch) -> None:
-    """An elementwise function, most often a relu."""
-    op, given = s.choices.pick(FUNCTIONS) if s.flag() else FUNCTIONS[0]
+    """An elementwise function, a relu one time in three."""
+    op, given = s.choices.pick(FUNCTIONS) if s.choices.integer(0, 2) else FUNCTIONS[0]
     x = s.value(image if op in ("prelu", "local_response_norm") else real)
     if x is not None:
         s.keep(s.add(op, x, **given))

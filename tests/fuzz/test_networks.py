@@ -67,8 +67,8 @@ def test_rules_are_exact_at_every_site() -> None:
 
 
 def test_a_seed_gives_its_network() -> None:
-    cases = [seeded(1, number) for number in range(150)]
-    assert [case.text for case in cases[:20]] == [seeded(1, n).text for n in range(20)]
+    cases = [seeded(1, number) for number in range(400)]
+    assert [case.text for case in cases[:9]] == [seeded(1, n).text for n in range(9)]
     assert seeded(2, 0).text != cases[0].text
     drawn = Counter(node.op for case in cases for node in case.graph)
     assert set(drawn) == set(STANDARD) - WITHOUT
@@ -130,8 +130,15 @@ def test_a_forgotten_member_is_found_and_small(monkeypatch: pytest.MonkeyPatch) 
         terms = {p: t for p, t in plan.terms.items() if not p.endswith("running_var")}
         return replace(plan, terms=terms)
 
+    def check(case: Case) -> None:
+        try:
+            check_rules(case, {"widen": LIBRARY["widen"]})
+        except Wrong as wrong:
+            if "running_var" in str(wrong):
+                raise
+
     monkeypatch.setattr(Planner, "plan", forgetful)
-    case = found(lambda case: check_rules(case, {"widen": LIBRARY["widen"]}))
+    case = found(check)
     assert "batch_norm" in inner(case)
     assert len(inner(case)) <= 4
 
@@ -156,14 +163,10 @@ def test_a_failure_shows_its_program() -> None:
 
 
 def test_a_failing_network_is_reduced() -> None:
-    case = next(c for c in (seeded(3, n) for n in range(100)) if "softmax" in inner(c))
-
     def fails(graph: Graph) -> str | None:
-        ops = [node.op for node in graph]
-        return "it has both" if {"softmax", "conv"} <= set(ops) else None
+        return "it has both" if {"softmax", "conv"} <= {node.op for node in graph} else None
 
-    case = next(
-        c for c in (seeded(3, n) for n in range(200)) if fails(c.graph) and len(c.graph) > 15
-    )
+    cases = (seeded(3, number) for number in range(200))
+    case = next(c for c in cases if fails(c.graph) and len(c.graph) > 15)
     small = reduce(case.graph, fails)
     assert sorted(inner(Case(small))) == ["conv", "softmax"]
