@@ -40,7 +40,7 @@ def prune(pick: Callable[[torch.nn.Module], torch.nn.Module], count: int) -> Cal
     image = torch.randn(1, 3, 224, 224)
 
     def work() -> None:
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=image)
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=(image,))
         layer = pick(model)
         group = graph.get_pruning_group(
             layer, torch_pruning.prune_conv_out_channels, idxs=list(range(count))
