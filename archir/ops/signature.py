@@ -12,7 +12,7 @@ name that begins with ``_`` are not read at all (what a slice leaves out).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 
@@ -34,10 +34,15 @@ class Axis:
     terms: tuple[Product, ...]
     opaque: bool = False
     even: bool = False
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    def names(self) -> list[str]:
+    def __post_init__(self) -> None:
+        names = tuple(f for term in self.terms for f in term if isinstance(f, str))
+        object.__setattr__(self, "_names", names)
+
+    def names(self) -> tuple[str, ...]:
         """The names in it, in order."""
-        return [f for term in self.terms for f in term if isinstance(f, str)]
+        return self._names
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from archir.diag import ArchirError, error
 from archir.ir.graph import Graph
+from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
@@ -52,7 +53,8 @@ class Planner:
     def classes(self) -> AxisClasses:
         """The graph's axis classes."""
         if self._classes is None:
-            self._classes = AxisClasses(self.graph, self.ops)
+            with uncollected():
+                self._classes = AxisClasses(self.graph, self.ops)
         return self._classes
 
     def sites(self, rule: Rule) -> list[Site]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -65,12 +66,12 @@ def compare(
     made = runtime.session(path, device)
     stream = np.random.Generator(np.random.PCG64(seed))
     drift: dict[str, float] = {output.name: 0.0 for output in graph.outputs}
-    reference = ""
+    reference, expected = reference_of(graph, weights)
     batches = sizes_of(graph)
     for batch, symbols in batches.items():
         feeds = {name: _feed(graph, name, symbols, stream) for name in graph.inputs}
-        reference, wanted = expected(graph, weights, feeds)
-        for output, a, b in zip(graph.outputs, wanted, runtime.run(made, feeds), strict=True):
+        pairs = zip(expected(feeds), runtime.run(made, feeds), strict=True)
+        for output, (a, b) in zip(graph.outputs, pairs, strict=True):
             limit = BOUNDS[graph.type_of(output.value).dtype] if bound is None else bound
             found = distance(a, b)
             if not found <= limit:
@@ -88,18 +89,23 @@ def _differs(name: str, batch: int, found: float, limit: float) -> ArchirError:
     return ArchirError(Diagnostic("A506", message, node=name), status=CHECK_FAILED)
 
 
-def expected(
-    graph: Graph, weights: Mapping[str, Array], feeds: Mapping[str, Array]
-) -> tuple[str, list[Array]]:
-    """The network's outputs, in torch where it is installed and can run it, else in NumPy."""
+def reference_of(
+    graph: Graph, weights: Mapping[str, Array]
+) -> tuple[str, Callable[[Mapping[str, Array]], list[Array]]]:
+    """What computes the outputs: torch where it is installed and can run it, else NumPy."""
     try:
-        return "torch", backends()["torch"].forward(graph, weights, feeds)
+        torch: Any = backends()["torch"]
+        return "torch", torch.runner(graph, weights)
     except ArchirError as reason:
         if reason.diagnostics[0].code not in ("A501", "A502", "A503"):
             raise
-    fed = {Value(name): array for name, array in feeds.items()}
-    found = run_reference(graph, STANDARD, Floating(np.float32), fed, weights)
-    return "numpy", [found.values[output.value] for output in graph.outputs]
+
+    def run(feeds: Mapping[str, Array]) -> list[Array]:
+        fed = {Value(name): array for name, array in feeds.items()}
+        found = run_reference(graph, STANDARD, Floating(np.float32), fed, weights)
+        return [found.values[output.value] for output in graph.outputs]
+
+    return "numpy", run
 
 
 def sizes_of(graph: Graph) -> dict[int, dict[str, int]]:

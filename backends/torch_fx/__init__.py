@@ -4,4 +4,5 @@ from .lowering import LOWER as LOWER
 from .lowering import UNSUPPORTED as UNSUPPORTED
 from .module import forward as forward
 from .module import lower as lower
+from .module import runner as runner
 from .module import weights_of as weights_of
