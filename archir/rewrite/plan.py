@@ -74,6 +74,8 @@ def region_of(plan: Plan) -> Region:
             and rewired(a) == b.inputs
             and a.params == b.params
             and a.types == b.types
+            and [plan.before.type_of(v) for v in a.inputs]
+            == [plan.after.type_of(v) for v in b.inputs]  # it may leave part of them unread
             and not moved.intersection(a.params.values())
         )
 

@@ -70,7 +70,7 @@ PIECES: tuple[Piece, ...] = (
 """What a network is made of; what stands twice is drawn twice as often."""
 LONGEST = 25
 """The most nodes before the ends are put on."""
-SEGMENTS = ("a", "relu", "conv1", "0", "input", "x-y", "we`ird", "k.1", "b")
+SEGMENTS = ("a", "relu", "conv1", "0", "", "1", "input", "x-y", "we`ird", "k.1", "b", "add")
 """Segments of odd paths."""
 
 
@@ -160,7 +160,7 @@ def odd(graph: Graph, choices: Choices) -> Graph:
 
     def path(old: str) -> str:
         found = ".".join(choices.pick(SEGMENTS) for _ in range(choices.integer(1, 2)))
-        while found in taken:
+        while found in taken or not found:
             found += choices.pick(("1", "_", ".0"))
         taken.add(found)
         return found

@@ -35,7 +35,7 @@ FEW = settings(
 
 
 def test_text_and_graph_are_one() -> None:
-    hold(check_text, settings(FEW, max_examples=100))
+    hold(check_text, settings(FEW, max_examples=150))
 
 
 def test_backends_agree_with_the_reference() -> None:
@@ -62,6 +62,7 @@ def test_rules_are_exact_at_every_site() -> None:
     print(tally)
     assert tally.classes > 200
     assert all(tally.uses[name] for name in LIBRARY)
+    assert tally.uses.total() > 250
     assert tally.checked["eval"] > 100
     assert tally.checked["train"] > 50
 

@@ -1,4 +1,4 @@
-"""Random networks and changes of networks, for the tests of the language."""
+"""Networks from text and changes of networks, for the tests of the language."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import strategies as st
-
 from archir.diag import Source
 from archir.ir.graph import Graph, GraphBuilder, Node, Output, Parameter, Value
-from archir.ir.types import AttrValue, TensorType
+from archir.ir.types import AttrValue
 from archir.lang import Program, load
 from archir.ops import STANDARD
 from archir.ops.infer import bind_attrs, infer, instance
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.arch"))
-IMAGE = TensorType("f32", (2, 4, 6, 6))
-SEGMENTS = ["a", "b", "relu", "relu1", "conv", "0", "1", "2", "input", "x-y", "we`ird", "k", ""]
 
 
 def build(text: str) -> Program:
@@ -50,86 +46,6 @@ def put(
         buffer = record.param(role).buffer or bool(op == "parameter" and attrs["buffer"])
         builder.parameters.setdefault(paths[role], Parameter(paths[role], type_, buffer))
     return builder.add(Node(name, op, attrs, tuple(inputs), paths, found.types))
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> Graph:  # noqa: C901 - one branch a kind of node
-    """A network of one shape of tensor: odd paths, ties, sums, splits, free tensors, dead ends."""
-    builder = GraphBuilder("net")
-    names: set[str] = set()
-
-    def name() -> str:
-        path = ".".join(draw(st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=3)))
-        number = 0
-        while path in names or not path:
-            number += 1
-            path = f"{path}{number}"
-        names.add(path)
-        return path
-
-    values: list[Value] = []
-    for _ in range(draw(st.integers(1, 2))):
-        at = name()
-        values.append(builder.add(Node(at, "input", {}, (), {}, (IMAGE,))))
-        builder.inputs.append(at)
-    value = st.deferred(lambda: st.sampled_from(values[-4:]))
-    convs: list[str] = []
-    for _ in range(draw(st.integers(1, 14))):
-        kind = draw(
-            st.sampled_from(
-                [
-                    *(
-                        "relu",
-                        "conv",
-                        "bn",
-                        "add",
-                        "split",
-                        "param",
-                        "mul",
-                        "pool",
-                        "sub",
-                        "div",
-                        "neg",
-                    )
-                ]
-            )
-        )
-        at, x = name(), draw(value)
-        if kind == "conv":
-            tie = draw(st.sampled_from(["", "", *convs]))
-            params = {"weight": f"{tie}.weight"} if tie else {}
-            if not tie and draw(st.integers(0, 3)) == 0:
-                params = {"bias": draw(st.sampled_from([f"{at}.own", f"far.{at}"]))}
-            values.append(put(builder, at, "conv", {"out": 4, "kernel": 3}, [x], params))
-            if not tie:
-                convs.append(at)
-        elif kind == "bn":
-            eps = draw(st.sampled_from([1e-5, 1e-3]))
-            values.append(put(builder, at, "batch_norm", {"eps": eps}, [x]))
-        elif kind in ("add", "mul"):
-            values.append(
-                put(builder, at, kind, {}, [x, *draw(st.lists(value, min_size=1, max_size=2))])
-            )
-        elif kind in ("sub", "div"):
-            values.append(put(builder, at, kind, {}, [x, draw(value)]))
-        elif kind == "split":
-            put(builder, at, "split", {"sizes": (1, 3)}, [x])
-            joined = put(builder, name(), "concat", {}, [Value(at, 1), Value(at, 0)])
-            values.append(joined)
-        elif kind == "param":
-            given = {"shape": (4, 1, 1), "init": draw(st.sampled_from([0.0, 0.5, -1e-7]))}
-            given["buffer"] = draw(st.booleans())
-            scale = put(builder, at, "parameter", given, [])
-            values.append(put(builder, name(), "mul", {}, [x, scale]))
-        elif kind == "pool":
-            values.append(
-                put(builder, at, "max_pool", {"kernel": 3, "stride": 1, "padding": 1}, [x])
-            )
-        else:
-            values.append(put(builder, at, kind, {}, [x]))
-    count = draw(st.integers(1, 3))
-    builder.outputs = [Output(f"out{i}", draw(value)) for i in range(count)]
-    return builder.build()
 
 
 def widen(graph: Graph, names: Sequence[str], out: int) -> Graph:
