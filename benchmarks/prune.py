@@ -10,7 +10,9 @@ time adds archir's exact check: both sides in GF(p), at real size, in eval and i
 Then, for every class that either side can prune: do both touch the same tensors, on the same
 axes, at the same indices? And do the two pruned networks compute the same?
 
-torch_pruning gets torchvision's module where an example has one, else what archir lowers.
+torch_pruning gets torchvision's module where an example has one, else what archir lowers. Ratios
+are of the best times: torch's threads wait for each other on a busy machine, and its times then
+differ by a factor of fifty.
 
     uv run python benchmarks/prune.py [--repeats 7] [--only resnet50]
 """
@@ -30,7 +32,7 @@ import numpy as np
 import torch
 import torch_pruning
 import torchvision
-from measure import interleaved, machine, ratio
+from measure import interleaved, machine
 
 import archir
 from archir.diag import ArchirError
@@ -316,8 +318,8 @@ def main() -> None:
     parser.add_argument("--only", choices=[*NETWORKS], action="append")
     given = parser.parse_args()
     print(machine(), f"torch {torch.__version__}, {torch.get_num_threads()} threads,")
-    print(f"torch_pruning {torch_pruning.__version__}; medians of {given.repeats}")
-    speed, verified = [], []
+    print(f"torch_pruning {torch_pruning.__version__}; {given.repeats} rounds")
+    ratios: dict[str, list[float]] = {}
     for name in given.only or NETWORKS:
         subject = Subject.load(name)
         site, size = subject.largest()
@@ -329,11 +331,10 @@ def main() -> None:
         timings = timed(subject, site, size, given.repeats)
         print(f"\n{name}: prune@{site}, {size} channels")
         for part, timing in timings.items():
-            middle, low, high = ratio(timing, timings["torch_pruning"])
-            spread = f"[{low:.2f}, {high:.2f}]"
-            print(f"  {part:<22}{timing.median * 1e3:9.1f} ms  {middle:6.2f} x {spread}")
-        speed.append(ratio(timings["archir"], timings["torch_pruning"])[0])
-        verified.append(ratio(timings["archir, verified"], timings["torch_pruning"])[0])
+            times = f"{timing.median * 1e3:9.1f} ms, best {timing.best * 1e3:7.1f} ms"
+            share = timing.best / timings["torch_pruning"].best
+            print(f"  {part:<22}{times}  {share:6.2f} x")
+            ratios.setdefault(part.strip(), []).append(share)
         found = agreement(subject, site, size)
         total = found.same + len(found.notes)
         print(
@@ -343,9 +344,10 @@ def main() -> None:
             print(f"  {found.cut} classes that archir has besides (parts of a layer's channels)")
         for note in (*found.notes, *(f"archir refuses {r}" for r in found.refused)):
             print(f"    {note}")
-    for what, ratios in (("archir", speed), ("archir, verified", verified)):
-        print(f"\n{what} / torch_pruning: median {statistics.median(ratios):.2f}, ", end="")
-        print(f"at most {max(ratios):.2f}")
+    for part in ("archir", "archir, verified"):
+        if part in ratios:
+            middle, most = statistics.median(ratios[part]), max(ratios[part])
+            print(f"\n{part} / torch_pruning: median {middle:.2f}, at most {most:.2f}")
 
 
 if __name__ == "__main__":
