@@ -30,9 +30,6 @@ from archir.lang import load  # noqa: E402
 from archir.ops import STANDARD  # noqa: E402
 from tests.fuzz import checks, networks, reduce  # noqa: E402 - tests are no package to install
 
-SHOWN = 12
-"""How many kinds of refusals are shown."""
-
 
 @dataclass
 class Run:
@@ -74,7 +71,7 @@ class Run:
         self, name: str, check: reduce.Check, case: networks.Case, failure: Exception
     ) -> None:
         """Count a failure; the first of its kind is made small."""
-        kind = f"{check.__name__}: {type(failure).__name__} {checks.kind(str(failure))}"
+        kind = f"{check.__name__}: {type(failure).__name__} {checks.kind(str(failure), case.graph)}"
         self.failed[kind] += 1
         if kind not in self.failures:
             self.failures[kind] = (name, reduce.smallest(check, case))
@@ -93,8 +90,12 @@ class Run:
         print("\nnodes within the checked regions")
         _columns(self.tally.nodes)
         print("\nlayers where a rule over a class was refused, by reason")
-        for reason, count in self.tally.refusals.most_common(SHOWN):
-            print(f"  {count:>6}  {reason}")
+        reasons: dict[str, list[str]] = {}
+        for refusal, count in self.tally.refusals.most_common():
+            rule, _, reason = refusal.partition(": ")
+            reasons.setdefault(reason, []).append(f"{rule} {count}")
+        for reason, counts in reasons.items():
+            print(f"  {reason}\n    {', '.join(counts)}")
         print("\nlargest max|a-b| / max|a| against the reference in float64")
         for who, (amount, name) in sorted(self.far.items()):
             print(f"  {who:<18} {amount:.1e}  ({name})")

@@ -58,7 +58,7 @@ def smallest(check: Check, case: Case) -> Failure:
         try:
             check(Case(graph))
         except Exception as failure:
-            return f"{type(failure).__name__} {kind(str(failure))}"
+            return f"{type(failure).__name__} {kind(str(failure), graph)}"
         return None
 
     small = Case(reduce(case.graph, fails))
