@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import count
 from typing import Literal
 
 from archir.ir.dims import Size, product
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.memory import uncollected
-from archir.ops.forest import Forest, Need, Obstacle
-from archir.ops.infer import Instance, instance_of
-from archir.ops.record import OpSet
+from archir.ops.forest import Condition, Forest, Need, Obstacle
+from archir.ops.infer import Instance, equations_of, instance_of
+from archir.ops.record import Op, OpSet
 from archir.ops.signature import Axis, Product
 from archir.ops.structure import Segment, Structure, fixed, leaves
 
@@ -110,6 +111,9 @@ class AxisClasses:
         use = instance_of(node, self.graph, self.ops)
         env = self._read_operands(node, use)
         self._read_params(node, use, env)
+        for name, attr in _stated_with_others(self.ops[node.op]).items():
+            if name in env:
+                self._block(env[name], f"`{attr}` of `{node.op}` is its size and another axis's")
         for port, axes in enumerate(use.axes.results):
             self._values[Value(node.name, port)] = tuple(
                 self._structure(axis, use, env) for axis in axes
@@ -130,12 +134,14 @@ class AxisClasses:
                     self._block(structure, why)
                     env.update((n, fixed(use.sizes[n])) for n in axis.names() if n not in env)
                     continue
-                if not axis.names():
-                    self._block(structure, f"`{node.op}` stretches that axis")
                 self._bind(node, axis, structure, use, env)
                 if axis.even:
                     self._average(node, axis, env)
-        summed = [n for n in counts if n not in held and not n.startswith("_")]
+        level = {t[-1] for axes in use.axes.operands for a in axes if a.even for t in a.terms}
+        for number in self.ops[node.op].divisors:
+            for structure in self._values[node.inputs[number]]:
+                self._require(structure, "copies", f"`{node.op}` divides by it")
+        summed = [n for n in counts if n not in held | level and not n.startswith("_")]
         for name in summed:
             if name in env:
                 self._contract(node, name, env[name], counts[name])
@@ -144,9 +150,7 @@ class AxisClasses:
     def _block(self, structure: Structure, reason: str) -> None:
         self._forest.block(structure, Obstacle(self._forest.node, reason))
 
-    def _require(
-        self, structure: Structure, condition: Literal["even", "bijective"], reason: str
-    ) -> None:
+    def _require(self, structure: Structure, condition: Condition, reason: str) -> None:
         self._forest.require(structure, Need(self._forest.node, condition, reason))
 
     def _average(self, node: Node, axis: Axis, env: Mapping[str, Structure]) -> None:
@@ -176,6 +180,8 @@ class AxisClasses:
         for index, term in enumerate(axis.terms):
             names = _kept(term, use)
             if not names:
+                if parts is not None:
+                    self._block(parts[index], f"`{node.op}` wants a single entry there")
                 continue
             found = self._factors(node, names, parts[index], use) if parts is not None else None
             if found is None:
@@ -224,7 +230,7 @@ class AxisClasses:
             for one, two in zip(earlier, structures, strict=True):
                 self._forest.unify(one, two)
             for index, axis in enumerate(axes):
-                for name in (n for term in axis.terms for n in _names(term, use)):
+                for name in (n for term in axis.terms for n in _names(term, use, env)):
                     kind: Kind = "produce"
                     if name in operand:
                         kind = "carry" if name in results else "consume"
@@ -266,10 +272,9 @@ class AxisClasses:
                 kinds.setdefault((number, path, axis), {}).setdefault(kind, node.name)
         for (number, path, _), found in kinds.items():
             if len(found) > 1 and "consume" in found:
-                why = f"the tied weight `{path}` is read there in another role"
-                self._forest.records[number].obstacles[Obstacle(list(found.values())[-1], why)] = (
-                    None
-                )
+                why = f"the tied weight `{path}` makes that axis and reads it too"
+                need = Need(list(found.values())[-1], "alike", why)
+                self._forest.records[number].needs[need] = None
         nodes: dict[int, dict[str, None]] = {}
         for name, env in self.names.items():
             for structure in env.values():
@@ -280,22 +285,23 @@ class AxisClasses:
             if not self._forest.is_class(number):
                 continue
             own = tuple(members.get(number, {}))
-            name = next((m.node for m in own if m.kind == "produce"), record.origin)
+            maker = next((m for m in own if m.kind == "produce"), None)
+            whole = maker is not None and [len(s) for s in maker.structure] == [1]
             classes[number] = AxisClass(
                 number,
-                name,
+                maker.node if maker is not None else record.origin,
                 record.size,
                 own,
                 tuple(nodes.get(number, {})),
                 tuple(record.obstacles),
                 tuple(record.needs),
-                record.label,
+                "" if whole else record.label,
             )
-        return _named(classes)
+        return _named(classes, set(self.names))
 
 
-def _named(classes: Mapping[int, AxisClass]) -> dict[int, AxisClass]:
-    """Every class with a site of its own."""
+def _named(classes: Mapping[int, AxisClass], nodes: set[str]) -> dict[int, AxisClass]:
+    """Every class with a site of its own, which is no other node's name."""
     alike: dict[tuple[str, str], list[AxisClass]] = {}
     for held in classes.values():
         if held.members and not held.obstacles:
@@ -309,7 +315,7 @@ def _named(classes: Mapping[int, AxisClass]) -> dict[int, AxisClass]:
                 axes = [m.axis for m in held.members if m.node == name and m.kind == "produce"]
                 site = f"{site}{place}" if label or not axes else f"{name}.axis{axes[0]}"
             for other in count(1):
-                if site not in taken:
+                if site not in taken and (site == name or site not in nodes):
                     break
                 site = f"{name}.part{other}"
             taken.add(site)
@@ -317,9 +323,17 @@ def _named(classes: Mapping[int, AxisClass]) -> dict[int, AxisClass]:
     return {n: replace(held, site=sites.get(n, held.name)) for n, held in classes.items()}
 
 
-def _names(term: Product, use: Instance) -> list[str]:
-    """The names of a product without those of size 1 (the last stays if all are)."""
-    return [n for n in _kept(term, use) if isinstance(n, str)]
+@lru_cache(maxsize=256)
+def _stated_with_others(op: Op) -> Mapping[str, str]:
+    """Names that an attribute states together with others, and the attribute."""
+    alone = [(axis.names(), attr) for axis, attr in equations_of(op) if isinstance(axis, Axis)]
+    uses = Counter(attr for names, attr in alone if len(names) == 1)
+    return {names[0]: attr for names, attr in alone if len(names) == 1 and uses[attr] > 1}
+
+
+def _names(term: Product, use: Instance, env: Mapping[str, Structure] | None = None) -> list[str]:
+    """The names among the factors that are kept."""
+    return [n for n in _kept(term, use, env) if isinstance(n, str)]
 
 
 def _kept(

@@ -106,6 +106,7 @@ DIV = Op(
     signature=_quotient_signature,
     operands=(2, 2),
     reference=_folded(lambda k: k.divide),
+    divisors=(1,),
     samples=(
         Sample((_t(2, 3, 4, 5), _t(2, 3, 1, 1))),
         Sample((_t(3), _t(2, 3))),

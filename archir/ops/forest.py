@@ -9,7 +9,7 @@ its parts.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from archir.ir.dims import Size
@@ -28,7 +28,7 @@ DEEPEST = 24
 UNROLLED = 16
 """Copies of a part that are written out one by one where a cut falls inside of one."""
 
-Condition = Literal["even", "bijective"]
+Condition = Literal["even", "bijective", "copies", "alike"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ class Obstacle:
 class Need:
     """What a node asks of every map of a class.
 
-    ``even``: each entry is taken equally often; ``bijective``: exactly once.
+    ``even``: each entry is taken equally often; ``bijective``: exactly once;
+    ``copies``: every new entry is an old one; ``alike``: what is done to the weights that make it
+    is what is done to those that read it.
     """
 
     node: str
@@ -142,13 +144,13 @@ class Forest:
     def require(self, structure: Structure, need: Need) -> None:
         """Every map of a class of a structure must meet a condition.
 
-        An axis of several segments is even only as a whole, which no one class can do: there
-        maps must be bijective.
+        An axis of several segments is even only as a whole, which no one class can do (unless
+        all are copies of one): there maps must be bijective.
         """
         found = self.resolve(structure)
-        alone = len(found) == 1 and not any(f.inner for f in found[0])
+        alone = len(set(found)) == 1 and not any(f.inner for f in found[0])
         if need.condition == "even" and not alone:
-            need = Need(need.node, "bijective", need.reason)
+            need = _exactly(need)
         for number in leaves(found):
             self.records[number].needs[need] = None
 
@@ -172,7 +174,7 @@ class Forest:
             return True
         for number in (one.number, two.number):
             needs = self.records[number].needs
-            self.records[number].needs = {Need(n.node, "bijective", n.reason): None for n in needs}
+            self.records[number].needs = dict.fromkeys(map(_exactly, needs))
         self._parts[factor.number] = ((one,), (two,))
         return True
 
@@ -441,11 +443,19 @@ class Forest:
         if second in self._parts:
             first, second = second, first
         self._parent[second] = first
+        kept = self.records[first]
+        kept.label = kept.label or self.records[second].label
+        kept.depth = max(kept.depth, self.records[second].depth)
         whole = ((Factor(first, f.size),),)
         for why in self.records[second].obstacles:
             self.block(whole, why)
         for need in self.records[second].needs:
             self.require(whole, need)
+
+
+def _exactly(need: Need) -> Need:
+    """What is asked of the parts of a sum, where the whole is to be even."""
+    return replace(need, condition="bijective") if need.condition == "even" else need
 
 
 def _whole(sizes: tuple[Size, Size]) -> bool:

@@ -119,7 +119,8 @@ class Op:
     ``stated`` names an attribute that lists the sizes of the first result's axes (0 and -1
     stay), ``rescale`` the attributes that are divided by r where each entry along a name, which
     is summed over, comes to stand r times. ``products`` are the multiply-accumulates of what is
-    no weighted sum: products of axis names (``n t s d``), added up.
+    no weighted sum: products of axis names (``n t s d``), added up. ``divisors`` are the operands
+    that are divided by: no zeros may be brought there.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Op:
     result_dtype: Callable[[Attrs, tuple[TensorType, ...]], str] | None = None
     stated: str | None = None
     products: Callable[[Attrs, tuple[TensorType, ...]], tuple[str, ...]] | None = None
+    divisors: tuple[int, ...] = ()
 
     def attr(self, name: str) -> Attr | None:
         """The attribute of a name, if the operator has it."""

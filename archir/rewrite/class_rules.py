@@ -45,9 +45,9 @@ def site_parts(graph: Graph, site: str) -> tuple[str, str] | None:
 def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     """The class that a site names.
 
-    Without a suffix it is the class that the node produces, else the one it carries; ``.in`` is
-    the one it reads, ``.axis0`` the one on that axis of a parameter of its, ``.heads`` (and the
-    like) the part of its channels that is called so.
+    The class whose site is called so comes first. Without a suffix it is the class that the node
+    produces, else the one it carries; ``.in`` is the one it reads, ``.axis0`` the one on that axis
+    of a parameter of its, ``.heads`` (and the like) the part of its channels that is called so.
 
     Raises:
         ArchirError: A304, the node has no such class; A305, it has several.
@@ -57,9 +57,9 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     name, suffix = parts
     node = graph.node(name)
     wanted = {"out": ("produce", "carry"), "in": ("consume",), "": ("produce",)}.get(suffix)
-    exact = [held for held in classes.classes.values() if held.site == site and held.members]
-    if suffix and len(exact) == 1:
-        return exact[0]
+    for held in classes.classes.values():
+        if held.site == site and held.members and not held.obstacles:
+            return held
     found = {
         number
         for number, held in classes.classes.items()
@@ -111,7 +111,11 @@ def sites_of(rule: Rule, classes: AxisClasses) -> list[tuple[str, AxisClass]]:
     return [(c.site, c) for c in classes.classes.values() if refusal(rule, c) is None]
 
 
-_MAPS = {"replicate": ("even",), "shuffle": ("even", "bijective")}
+MAPS = {
+    "replicate": ("even", "copies"),
+    "select": ("copies",),
+    "shuffle": ("even", "bijective", "copies"),
+}
 """The conditions that the maps of a rule can meet, by the function that makes them."""
 
 
@@ -126,7 +130,9 @@ def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
     body = rule.body
     assert isinstance(body, Reshaping)
     makers = [e.callee.text for _, e in body.lets if isinstance(e, t.Call)]
-    able = {c for maker in makers for c in _MAPS.get(maker, ())}
+    able = {c for maker in makers for c in MAPS.get(maker, ())}
+    if len({text_of(act) for act in (body.produce, body.carry, body.consume)}) == 1:
+        able.add("alike")
     for need in held.needs:
         if need.condition not in able:
             return Refusal(need.node, need.reason, _HINTS[need.condition])
@@ -138,6 +144,8 @@ def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
 _HINTS = {
     "even": "only maps that take every channel equally often keep what it computes",
     "bijective": "only a change of order keeps what it computes",
+    "copies": "zeros cannot stand there; a rule that copies channels applies, as `widen` does",
+    "alike": "only a rule that does the same to both applies, as `permute` does",
 }
 
 
@@ -145,6 +153,12 @@ def unmet(held: AxisClass, g: IndexMap) -> Need | None:
     """The first need of a class that a map does not meet."""
     counts = np.bincount(g.entries, minlength=g.source)
     for need in held.needs:
+        if need.condition == "alike":  # a matter of the rule, whatever its map
+            continue
+        if need.condition == "copies":
+            if g.source != held.size:
+                return need
+            continue
         share = 1 if need.condition == "bijective" else counts[0]
         if share < 1 or (counts != share).any() or len(counts) > g.source:
             return need
@@ -287,6 +301,7 @@ def _attributes(
     graph, op = classes.graph, classes.ops[node.op]
     attrs = dict(node.attrs)
     size = _size(g, held)
+    assert isinstance(held.size, int)
 
     def extent(axis: Axis) -> int:
         return measure(classes.structure_of(node.name, axis), held.number, size)
@@ -302,13 +317,21 @@ def _attributes(
         if op.stated:
             sizes = attrs[op.stated]
             assert isinstance(sizes, tuple)
-            attrs[op.stated] = tuple(
-                extent(axis) if isinstance(old, int) and old > 0 else old
-                for old, axis in zip(sizes, use.axes.results[0], strict=True)
-            )
+            for place, axis in enumerate(use.axes.results[0]):
+                if sizes[place] != -1 and isinstance(node.types[0].shape[place], int):
+                    new = extent(axis)
+                    if (
+                        sizes[place]
+                        or measure(classes.structure(node.inputs[0], place), held.number, size)
+                        != new
+                    ):
+                        sizes = (*sizes[:place], new, *sizes[place + 1 :])
+            attrs[op.stated] = sizes
     for name, attr in op.rescale.items():
-        part = classes.names[node.name].get(name, ())
+        part = classes.resolved(classes.names[node.name].get(name, ()))
         scale = attrs[attr]
-        if held.number in leaves(classes.resolved(part)) and isinstance(scale, float):
-            attrs[attr] = scale * g.source / len(g.entries)
+        if held.number in leaves(part) and isinstance(scale, float):
+            # An axis may hold the class twice over, as the entries of an outer product do.
+            old, new = (measure(part, held.number, n) for n in (held.size, size))
+            attrs[attr] = scale * old / new
     return attrs

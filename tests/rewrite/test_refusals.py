@@ -35,10 +35,10 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
         "output z = b" + HEAD,
         *("widen", "a", {"width": 6}, "A303", "b", "the output `z`"),
     ),
-    "a tied weight in another role": (
+    "a tied weight that makes and reads": (
         IMAGE + "param w: f32[5, 4]\na = x |> conv(4, 3)\nt = w |> linear(2)\nend = a\n"
         "output z = a |> global_avg_pool |> e: linear(5, weight = w)\noutput u = t" + HEAD,
-        *("widen", "a", {"width": 6}, "A303", "e", "another role"),
+        *("widen", "a", {"width": 6}, "A303", "e", "reads it too"),
     ),
     "groups of several channels": (
         IMAGE + "a = x |> conv(4, 3)\nend = a |> conv(6, 3, groups = 2)" + HEAD,

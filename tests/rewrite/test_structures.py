@@ -17,6 +17,7 @@ from archir.lang import load, print_graph
 from archir.ops import STANDARD
 from archir.ops.structure import FIXED, Factor, lift, measure
 from archir.proof.uses import share_read
+from archir.rewrite.class_rules import class_at
 from archir.rewrite.plan import without_unread
 from archir.rewrite.rule import Reshaping
 from archir.rewrite.sites import Planner
@@ -159,6 +160,116 @@ STRUCTURES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
         }""",
         {"a.linear": ALL},
     ),
+    "an outer product of a class with itself": (
+        """
+        arch net {
+            input x: f32[N, 5, 6]
+            a = x |> linear(3)
+            b = einsum(a, a, equation = "nti,ntj->ntij") |> flatten(2)
+            c = concat(a, a, axis = 2)
+            s = attention(b, b, c)
+            output y = s |> fc: linear(4)
+        }""",
+        {
+            "a": ("permute", "widen"),
+        },
+    ),
+    "a table of words that the output layer reads": (
+        """
+        arch net {
+            input w: i64[N, 5]
+            e = w |> embedding(11, 8)
+            h = e + (e |> fc1: linear(9) |> gelu |> fc2: linear(8))
+            output y = h |> head: linear(11, bias = false, weight = e.weight)
+        }""",
+        {
+            "e": ("pad", "permute", "prune"),
+            "h.fc1": ALL,
+        },
+    ),
+    "one channel on its own, a quotient, pixels out of channels": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> conv(6, 3)
+            s = x |> conv(1, 3)
+            b = x |> conv(4, 3) |> pixel_shuffle(2) |> flatten |> p: linear(5)
+            den = x |> conv(3) |> sigmoid
+            c = (x |> num: conv(3)) / den |> global_avg_pool |> q: linear(5)
+            d = a |> mean([1]) |> flatten |> m: linear(5)
+            output y = s |> select(0) |> flatten |> r: linear(5)
+            output z = b + c + d
+        }""",
+        {
+            "den.conv": ("permute", "prune", "widen"),
+            "a": ("permute", "widen"),
+        },
+    ),
+    "parameters that bear the name of a class": (
+        """
+        arch net {
+            input x: f32[N, 5, 6]
+            a = x |> l1: linear(4)
+            b = x |> l2: linear(6)
+            param w: f32[3, 4, 6]
+            param mask: f32[2, 5, 5]
+            q = x |> linear(8)
+            e = einsum(a, w, b, equation = "nti,kij,ntj->ntk")
+            s = attention(q, x |> k: linear(8), x |> v: linear(4), mask, heads = 2)
+            output y = concat(e, s, axis = 2) |> fc: linear(2)
+        }""",
+        {
+            "w": ALL,
+            "mask": ALL,
+            "s.v.head": ALL,
+            "a.l1": ("permute",),
+            "b.l2": ("permute",),
+            "q.head": ("permute", "widen"),
+        },
+    ),
+    "transposed convolutions of single channels": (
+        """
+        arch net {
+            input x: f32[N, 3, 4, 4]
+            a = x |> conv(4, 1) |> conv_transpose(2, groups = 2)
+            b = a |> relu |> dw: conv_transpose(2, 2, 2, groups = 2)
+            output y = b |> global_avg_pool |> fc: linear(3)
+        }""",
+        {
+            "a.conv.groups": ALL,
+            "a.conv.group": ALL,
+            "a.conv_transpose": ("pad", "widen"),
+            "b.dw": ("pad", "widen"),
+        },
+    ),
+    "a shape that repeats sizes of the input": (
+        """
+        arch net {
+            input x: f32[N, 4, 8]
+            a = x |> l1: linear(6) |> reshape([0, 2, 0, 2])
+            output y = a |> flatten |> l2: linear(3)
+        }""",
+        {
+            "a.l1.outer": ALL,
+            "a.l1.inner": ALL,
+        },
+    ),
+    "concatenations in two orders": (
+        """
+        arch net {
+            input x: f32[N, 3, 8, 8]
+            a = x |> c1: conv(4)
+            b = x |> c2: conv(2)
+            c = x |> c3: conv(3)
+            e = concat(a, b, c) + concat(c, a, b) |> g: conv(9, 1, groups = 3)
+            output y = e |> global_avg_pool |> fc: linear(3)
+        }""",
+        {
+            "a.c1.part1": ALL,
+            "a.c1.part2": ("pad", "widen"),
+            "e.g": ALL,
+        },
+    ),
 }
 """A network, and for each of its sites the rules that apply there."""
 
@@ -176,7 +287,10 @@ def test_every_class_that_may_change_is_a_site(name: str) -> None:
     planner = Planner(graph(name), STANDARD)
     for rule in ALL:
         wanted = {site for site, rules in STRUCTURES[name][1].items() if rule in rules}
-        assert {s.at for s in planner.sites(LIBRARY[rule])} == wanted, rule
+        sites = planner.sites(LIBRARY[rule])
+        assert {s.at for s in sites} == wanted, rule
+        for site in sites:
+            assert class_at(planner.classes, planner.graph, site.at).site == site.at
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -229,6 +343,22 @@ REFUSED: dict[str, tuple[str, str, str, dict[str, Any], str, str]] = {
     "the head dimension, not evenly": (
         "separate attention",
         *("widen", "q.head", {"width": 5}, "attention", "take a multiple of 4: 8, 12"),
+    ),
+    "a table that is made and read": (
+        "a table of words that the output layer reads",
+        *("widen", "e", {"width": 16}, "head", "a rule that does the same to both"),
+    ),
+    "a denominator": (
+        "one channel on its own, a quotient, pixels out of channels",
+        *("pad", "den.conv", {"width": 4}, "c.div", "zeros cannot stand there"),
+    ),
+    "a channel that is selected": (
+        "one channel on its own, a quotient, pixels out of channels",
+        *("pad", "s", {"width": 4}, "select", ""),
+    ),
+    "pixels out of channels": (
+        "one channel on its own, a quotient, pixels out of channels",
+        *("pad", "b.p.in", {"width": 4}, "b.pixel_shuffle", ""),
     ),
     "chunks": (
         "halves that are shuffled",
