@@ -14,6 +14,7 @@ from functools import cached_property
 
 from hypothesis import strategies as st
 
+from archir.ir.dims import symbol
 from archir.ir.graph import Graph, GraphBuilder, Output, Value, reachable
 from archir.lang import print_graph
 from archir.ops import STANDARD
@@ -124,6 +125,8 @@ def _input(s: Sketch) -> Value:
         return sequences.embed(s)
     if rank == 2:
         return s.input(s.batch, c)
+    if rank == 3 and s.rarely():
+        return s.input(s.batch, symbol("T"), c)
     if rank == 3:
         return s.input(s.batch, c, s.choices.pick((6, 8, 4)))
     if rank == 5:

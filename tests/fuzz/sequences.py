@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archir.ir.dims import symbol
 from archir.ir.graph import Value
 from archir.ir.types import TensorType
 
@@ -15,7 +16,7 @@ def sequence(type_: TensorType) -> bool:
 
 def embed(s: Sketch) -> Value:
     """An input of whole numbers, each of which stands for a row of a table."""
-    tokens = s.input(s.batch, s.choices.pick((5, 3)), dtype="i64")
+    tokens = s.input(s.batch, s.choices.pick((5, 3, symbol("T"))), dtype="i64")
     return s.add("embedding", tokens, num=s.choices.pick((6, 5)), dim=s.choices.pick((4, 6, 8)))
 
 
