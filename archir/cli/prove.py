@@ -14,6 +14,7 @@ from archir.cli.common import command as make
 from archir.diag import error
 from archir.ops import installed_ops
 from archir.ops.record import OpSet
+from archir.proof.saturation import Proof
 from archir.proof.verdict import FILE, Verdict, document_of, shipped
 from archir.rewrite.library import installed, read_rule_file
 from archir.rewrite.rule import Rule
@@ -29,8 +30,9 @@ def prove(names: tuple[str, ...], *, cache: bool, write: bool, seconds: float) -
     archir ships carry their verdicts; --no-cache proves them again, which needs egglog.
     """
     ops = installed_ops()
+    known: dict[str, Proof] = {}
     verdicts = [
-        _verdict(rule, ops, cache=cache and not write, seconds=seconds)
+        _verdict(rule, ops, cache=cache and not write, seconds=seconds, known=known)
         for rule in _chosen(names, ops)
     ]
     if write:
@@ -52,7 +54,9 @@ def _chosen(names: Sequence[str], ops: OpSet) -> list[Rule]:
     return rules
 
 
-def _verdict(rule: Rule, ops: OpSet, *, cache: bool, seconds: float) -> Verdict:
+def _verdict(
+    rule: Rule, ops: OpSet, *, cache: bool, seconds: float, known: dict[str, Proof]
+) -> Verdict:
     found = shipped(rule) if cache else None
     if found is not None:
         return found
@@ -61,7 +65,7 @@ def _verdict(rule: Rule, ops: OpSet, *, cache: bool, seconds: float) -> Verdict:
     from archir.proof.saturation import Budget
 
     with options.spinner(f"proving {rule.name}"):
-        return proved(rule, ops, installed_axioms(), budget=Budget(seconds=seconds))
+        return proved(rule, ops, installed_axioms(), budget=Budget(seconds=seconds), known=known)
 
 
 def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:

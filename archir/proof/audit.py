@@ -8,7 +8,7 @@ instance can be made fails too: it could not be tested.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from archir.diag import error
 from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
 from archir.ops.infer import equations_of
 from archir.ops.record import Attr, Kind, Mode, Op, OpSet
-from archir.ops.signature import Axis, Shape, Star, parse_signature
+from archir.ops.signature import Axis, Shape, Star, measure, parse_signature
 from archir.proof.axioms import Declared, Lawful
-from archir.proof.terms import Application, Fact, Formula, Variable, parts, variables
+from archir.proof.changes import MAP, Change
+from archir.proof.terms import Application, Fact, Formula, Variable, apply, parts, variables
 from archir.proof.vocabulary import RELATIONS, UndefinedError, World, evaluate
 from archir.weights.terms import IndexMap
 
-INSTANCES = 6
+INSTANCES = 8
 """How many instances of a law are evaluated, in each mode and in each arithmetic."""
 TRIES = 600
 
@@ -44,7 +45,8 @@ def audit(laws: Iterable[Lawful], ops: OpSet, *, seed: int = 0) -> list[Finding]
     found: list[Finding] = []
     for law in laws:
         for mode in law.modes:
-            for arithmetic in (Rational(), Residues()):
+            seen = law.changes and mode != law.modes[0]
+            for arithmetic in (Residues(),) if seen else (Rational(), Residues()):
                 finding = _audit(law, ops, mode, arithmetic, seed)
                 if finding is not None:
                     found.append(finding)
@@ -55,10 +57,9 @@ def audit(laws: Iterable[Lawful], ops: OpSet, *, seed: int = 0) -> list[Finding]
 def _audit(law: Lawful, ops: OpSet, mode: Mode, k: Arithmetic, seed: int) -> Finding | None:
     rng = np.random.Generator(np.random.PCG64([seed, *law.name.encode()]))
     done = 0
-    for _ in range(TRIES):
-        drawn = _Drawing(law, ops, k, rng).values()
-        if drawn is None:
-            continue
+    wanted = len(law.changes) or INSTANCES
+    draws = _examples(law, k, rng) if law.changes else _instances(law, ops, k, rng)
+    for drawn in draws:
         world = World(k, mode, ops, drawn)
         try:
             left = evaluate(law.left, world)
@@ -67,6 +68,13 @@ def _audit(law: Lawful, ops: OpSet, mode: Mode, k: Arithmetic, seed: int) -> Fin
         except UndefinedError:
             continue
         sizes = ", ".join(f"{n} {_shape(v)}" for n, v in drawn.items() if isinstance(v, np.ndarray))
+        if law.conclusion is not None:
+            if not holds(law.conclusion, world):
+                return Finding(law.name, mode, k.name, f"it does not follow ({drawn})")
+            done += 1
+            if done == wanted:
+                return None
+            continue
         try:
             right = evaluate(law.right, world)
         except UndefinedError as reason:
@@ -77,9 +85,87 @@ def _audit(law: Lawful, ops: OpSet, mode: Mode, k: Arithmetic, seed: int) -> Fin
             attrs = {n: v for n, v in drawn.items() if not isinstance(v, np.ndarray | IndexMap)}
             return Finding(law.name, mode, k.name, f"the sides differ at {sizes}, {attrs}")
         done += 1
-        if done == INSTANCES:
+        if done == wanted:
             return None
     return Finding(law.name, mode, k.name, f"only {done} instances could be made of it")
+
+
+def _instances(
+    law: Lawful, ops: OpSet, k: Arithmetic, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    for _ in range(TRIES):
+        drawn = _Drawing(law, ops, k, rng).values()
+        if drawn is not None:
+            yield drawn
+
+
+def _examples(law: Lawful, k: Arithmetic, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    conditions = known(law.conditions, MAP.name)
+    for change in law.changes:
+        yield values_of(change, k, rng, conditions, law.short)
+
+
+def known(facts: Iterable[Fact], name: str) -> set[str]:
+    """What facts say of a map."""
+    return {f.relation for f in facts if f.args == (Variable(name),)}
+
+
+def values_of(
+    change: Change,
+    k: Arithmetic,
+    rng: np.random.Generator,
+    conditions: Collection[str],
+    short: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Values for the variables of a change, of the sizes of its sample.
+
+    ``short`` names the parameters that have the length of the map.
+    """
+    sizes = {name: size for name, size in change.use.sizes.items() if isinstance(size, int)}
+    values: dict[str, Any] = {f"{change.op.name}.{n}": v for n, v in change.attrs.items()}
+    values.update({f"size {name}": size for name, size in sizes.items()})
+    for number, type_ in enumerate(change.sample.inputs):
+        values[f"x{number}"] = draw(k, rng, _whole(type_.shape))
+    g = draw_map(rng, conditions, source=sizes[change.name])
+    values[MAP.name] = g
+    other = {**sizes, change.name: len(g.entries)}
+    for role in change.roles:
+        shape = [
+            measure(axis, other if role in short else sizes) for axis in change.axes.params[role]
+        ]
+        values[role] = draw(k, rng, _whole(shape))
+    return values
+
+
+def _whole(shape: Iterable[object]) -> tuple[int, ...]:
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def draw_map(
+    rng: np.random.Generator,
+    conditions: Collection[str],
+    *,
+    source: int | None = None,
+    length: int | None = None,
+) -> IndexMap:
+    """A random map of which the conditions hold, and no more than they say where that can be."""
+    if {"even", "bijective", "one_to_one"}.isdisjoint(conditions):
+        source = source or max((length or 4) - 1, 1)
+        length = length or source + int(rng.integers(1, 3))
+        entries = rng.integers(0, source, length)
+        if "onto" in conditions and length >= source:
+            entries[:source] = np.arange(source)
+        return IndexMap(rng.permutation(entries), source)
+    if "bijective" in conditions or {"even", "one_to_one"} <= set(conditions):
+        size = source or length or 4
+        return IndexMap(rng.permutation(size), size)
+    if "even" in conditions:
+        source = source or (length // 2 if length and length % 2 == 0 else length) or 3
+        times = length // source if length else 2 ** int(rng.integers(1, 3))
+        return IndexMap(rng.permutation(np.repeat(np.arange(source), times)), source)
+    source = source or (length or 3) + int(rng.integers(1, 3))
+    kept = length or max(source - int(rng.integers(1, 3)), 1)
+    return IndexMap(rng.permutation(source)[:kept], source)
 
 
 def audit_terms(
@@ -156,13 +242,6 @@ class _Drawing:
 
     def values(self) -> dict[str, Any] | None:
         """Values, or None where this choice of sizes does not go together."""
-        onto = {
-            a.name
-            for f in self.law.conditions
-            if f.relation == "onto"
-            for a in f.args
-            if isinstance(a, Variable)
-        }
         try:
             self._attributes()
             for declared in self.law.declared:
@@ -176,7 +255,7 @@ class _Drawing:
                     self.found[declared.name] = self._integer(declared.name)
             for declared in self.law.declared:
                 if declared.map is not None:
-                    self._map(declared, surjective=declared.name in onto)
+                    self._map(declared)
         except (IndexError, UndefinedError):
             return None
         return self.found
@@ -235,36 +314,33 @@ class _Drawing:
             self.sizes[name] = int(self.rng.choice(sizes))
         return self._size(name)
 
-    def _map(self, declared: Declared, *, surjective: bool) -> None:
+    def _map(self, declared: Declared) -> None:
         assert declared.map is not None
         new, old = declared.map
-        if old not in self.sizes:
-            self.sizes[old] = self._source(declared.name)
-        source = self.sizes[old]
-        length = self.sizes.get(new) or (
-            source + int(self.rng.integers(1, 3)) if surjective else self.pool.pop()
-        )
-        self.sizes[new] = length
-        entries = self.rng.integers(0, source, length)
-        if surjective and length >= source:
-            entries[:source] = np.arange(source)
-        self.found[declared.name] = IndexMap(self.rng.permutation(entries), source)
+        ends = self._ends(declared.name)
+        source = self.sizes.get(old) or ends["source"]
+        length = self.sizes.get(new) or ends["length"]
+        conditions = known(self.law.conditions, declared.name)
+        if source is None and length is None:
+            source = self.pool.pop()
+        g = draw_map(self.rng, conditions, source=source, length=length)
+        self.sizes[old], self.sizes[new] = g.source, len(g.entries)
+        self.found[declared.name] = g
 
-    def _source(self, name: str) -> int:
-        """The size of the axis that a map gathers along, read off the left side."""
+    def _ends(self, name: str) -> dict[str, int | None]:
+        """The sizes that a map must have, read off the tensors that the left side applies it to."""
+        ends: dict[str, int | None] = {"source": None, "length": None}
         for part in parts(self.law.left):
-            if (
-                isinstance(part, Application)
-                and part.head == "take"
-                and part.args[1] == Variable(name)
-            ):
-                needed = variables(part.args[0]) | variables(part.args[2])
-                if needed <= set(self.found):
-                    world = World(self.k, "eval", self.ops, self.found)
-                    x, axis = evaluate(part.args[0], world), evaluate(part.args[2], world)
-                    if isinstance(x, np.ndarray) and -x.ndim <= axis < x.ndim:
-                        return int(x.shape[axis])
-        return self.pool.pop()
+            if not isinstance(part, Application) or len(part.args) != 3:
+                continue
+            if part.args[1] not in (Variable(name), apply("count", Variable(name))):
+                continue
+            if variables(part.args[0]) | variables(part.args[2]) <= set(self.found):
+                world = World(self.k, "eval", self.ops, self.found)
+                x, axis = evaluate(part.args[0], world), evaluate(part.args[2], world)
+                if isinstance(x, np.ndarray) and -x.ndim <= axis < x.ndim:
+                    ends["source" if part.head == "take" else "length"] = int(x.shape[axis])
+        return ends
 
     # --- attributes and parameters that the axiom leaves open ---------------------------------
 

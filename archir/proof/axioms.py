@@ -1,19 +1,23 @@
 """Axioms: the named laws that proofs rest on, read from ``.axiom`` files.
 
-An axiom speaks of declared variables. ``for F: elementwise`` makes it a schema with one law for
-each operator (or function) of that family. Attributes that a use does not state stand for
-anything, and are the same on both sides. A law is used from left to right.
+An axiom speaks of declared variables. ``for F: idempotent`` makes it a schema with one law for
+each operator (or function) of that family. ``for F: mapped`` and the like are schemas over what
+signatures say: one law for each name of each signature of which it is said; ``F(operand =
+take(g))`` is the operator's use with its operands gathered along the name. Attributes that a use
+does not state stand for anything, and are the same on both sides. A law is used from left to
+right. One that states no equation concludes a fact about a map.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import product
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput
@@ -22,7 +26,7 @@ from archir.diag import ArchirError, Diagnostic, Source, Span, error
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
 from archir.ops.record import Kind, Law, Mode, Op, OpSet
-from archir.ops.signature import Axis, Star, parse_signature
+from archir.proof.changes import CLAIMS, MAP, Act, Change, changes
 from archir.proof.terms import (
     NONE,
     Application,
@@ -36,16 +40,19 @@ from archir.proof.terms import (
 )
 from archir.proof.vocabulary import (
     CHANNELWISE,
+    CONDITIONS,
     FOLDED,
+    MOVING,
     PROOF_FUNCTIONS,
     RELATIONS,
+    SCALING,
     layout,
 )
 from archir.rewrite.library import GROUP
 from archir.weights.functions import FUNCTIONS
 
 SCALARS = ("axis", "number", "int", "kernel", "steps")
-FAMILIES = ("elementwise", "idempotent", "mapped_channels", "mapped_batch", "channelwise")
+FAMILIES = ("idempotent", "channelwise", "moving", "scaling", "condition", *CLAIMS)
 _INFIX = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 
@@ -78,6 +85,12 @@ class Lawful:
     right: Formula
     conditions: tuple[Fact, ...]
     declared: tuple[Declared, ...]
+    conclusion: Fact | None = None
+    """What follows, where the law is no equation; its sides are then the fact's term."""
+    changes: tuple[Change, ...] = ()
+    """The uses of an operator that a law over signatures speaks of."""
+    short: frozenset[str] = frozenset()
+    """Parameters of such a use that have the length of the map."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class Axiom:
     doc: str
     modes: tuple[Mode, ...]
     declared: tuple[Declared, ...]
-    sides: t.Compare
+    sides: t.Compare | t.Call
     where: tuple[t.Expr, ...]
     text: str
     span: Span
@@ -99,48 +112,87 @@ class Axiom:
         Raises:
             ArchirError: A411, it says something that has no meaning.
         """
-        family = next((d for d in self.declared if d.kind in FAMILIES), None)
-        if family is None:
-            return [_Speller(self, ops, {}).law(self.name)]
-        return [
-            _Speller(self, ops, {family.name: member}).law(f"{self.name}[{member}]")
-            for member in members(family.kind, ops, self.modes)
-        ]
+        families = [d for d in self.declared if d.kind in FAMILIES]
+        if any(d.kind in CLAIMS for d in families):
+            return _claimed(self, ops, families)
+        found: list[Lawful] = []
+        choices = [members(d.kind, ops, self.modes) for d in families]
+        for chosen in product(*choices):
+            held = {d.name: member for d, member in zip(families, chosen, strict=True)}
+            name = f"{self.name}[{', '.join(chosen)}]" if chosen else self.name
+            found.append(_Speller(self, ops, held).law(name))
+        return found
 
 
 def members(family: str, ops: OpSet, modes: Sequence[Mode]) -> list[str]:
-    """The operators and functions of a family, from their records."""
-    if family == "channelwise":
-        return list(CHANNELWISE)
-    found: list[str] = []
-    for op in ops.values():
-        if "train" in modes and Law.RANDOM_IN_TRAINING in op.laws:
-            continue
-        unary = op.operands == (1, 1) and not op.params and op.update is None
-        if unary and _belongs(op, family):
-            found.append(op.name)
-    return [*found, *(("sqrt",) if family == "elementwise" else ())]
+    """The operators, functions or conditions of a family."""
+    fixed = {
+        "channelwise": CHANNELWISE,
+        "moving": MOVING,
+        "scaling": SCALING,
+        "condition": tuple(CONDITIONS),
+    }
+    if family in fixed:
+        return list(fixed[family])
+    return [
+        op.name
+        for op in ops.values()
+        if Law.IDEMPOTENT in op.laws
+        and op.operands == (1, 1)
+        and not ("train" in modes and Law.RANDOM_IN_TRAINING in op.laws)
+    ]
 
 
-def _belongs(op: Op, family: str) -> bool:
-    if family == "elementwise":
-        return Law.ELEMENTWISE in op.laws
-    if family == "idempotent":
-        return Law.IDEMPOTENT in op.laws
-    if Law.ELEMENTWISE in op.laws or not isinstance(op.signature, str):
-        return False
-    signature = parse_signature(op.signature)
-    place = 1 if family == "mapped_channels" else 0
-    sides = [signature.tensors[0][2], *signature.results]
-    if len(sides) != 2 or any(len(s) <= place for s in sides):
-        return False
-    axes = [s[place] for s in sides]
-    plain = all(isinstance(a, Axis) and not a.opaque for a in axes)
-    return (
-        plain
-        and not any(isinstance(a, Star) for s in sides for a in s[:place])
-        and axes[0] == axes[1]
+# --- what signatures say ------------------------------------------------------------------------
+
+
+def _claimed(axiom: Axiom, ops: OpSet, families: Sequence[Declared]) -> list[Lawful]:
+    """The laws of a schema over signatures, one for each value that a use gives."""
+    speller = _Speller(axiom, ops, {})
+    if len(families) != 1 or not isinstance(axiom.sides, t.Compare):
+        raise speller.wrong("it is no equation over one family", axiom.sides)
+    (family,) = families
+    acts = [speller.acts(side, family.name) for side in (axiom.sides.left, axiom.sides.right)]
+    if "result" in acts[0] or "operand" in acts[1]:
+        raise speller.wrong("operands are gathered on the left, results on the right", axiom.sides)
+    conditions = tuple(speller.condition(e) for e in axiom.where)
+    found: dict[tuple[Formula | Fact, ...], Lawful] = {}
+    for change in (c for op in ops.values() for c in changes(op)):
+        if change.claim == family.kind:
+            for law in _laws(axiom, change, acts, conditions):
+                key = (law.left, law.right, *law.conditions)
+                same = found.get(key)
+                found[key] = replace(same, changes=(*same.changes, change)) if same else law
+    return list(found.values())
+
+
+def _laws(
+    axiom: Axiom, change: Change, acts: Sequence[Mapping[str, Act]], conditions: tuple[Fact, ...]
+) -> Iterator[Lawful]:
+    left, right = acts
+    plain = {role: Variable(role) for role in change.roles}
+    short, long = (
+        change.outcome(
+            side.get("operand"), change.acted(plain, side.get("parameter")), short=side is left
+        )
+        for side in acts
     )
+    fits = Fact("signed", (Constant(change.signature), apply("operands", *change.operands)))
+    random = Law.RANDOM_IN_TRAINING in change.op.laws
+    for name, (term, axes) in long.items():
+        yield Lawful(
+            f"{axiom.name}[{change.label}{' ' if name else ''}{name}]",
+            axiom.name,
+            tuple(m for m in axiom.modes if m == "train" or not name.startswith("new"))
+            if not random
+            else ("eval",),
+            short[name][0],
+            change.along(term, axes, right.get("result")),
+            (*conditions, fits),
+            (),
+            changes=(change,),
+            short=frozenset(r for r in change.roles if change.holds(r) and "parameter" in right),
+        )
 
 
 class _Speller:
@@ -151,7 +203,13 @@ class _Speller:
         self.names = {d.name for d in axiom.declared} - set(family)
 
     def law(self, name: str) -> Lawful:
-        left, right = self.term(self.axiom.sides.left), self.term(self.axiom.sides.right)
+        conclusion: Fact | None = None
+        sides = self.axiom.sides
+        if isinstance(sides, t.Call):
+            conclusion = self.condition(sides)
+            left = right = conclusion.args[0]
+        else:
+            left, right = self.term(sides.left), self.term(sides.right)
         conditions = tuple(self.condition(e) for e in self.axiom.where)
         bound = variables(left)
         for fact in conditions:
@@ -159,7 +217,7 @@ class _Speller:
                 bound |= {v for a in fact.args for v in variables(a)}
         loose = sorted(variables(right) - bound)
         if loose:
-            raise self.wrong(f"`{loose[0]}` stands on the right alone", self.axiom.sides.right)
+            raise self.wrong(f"`{loose[0]}` stands on the right alone", sides)
         return Lawful(
             name,
             self.axiom.name,
@@ -168,7 +226,33 @@ class _Speller:
             right,
             conditions,
             tuple(d for d in self.axiom.declared if d.kind not in FAMILIES),
+            conclusion,
         )
+
+    def acts(self, side: t.Expr, family: str) -> dict[str, Act]:
+        """What a side of a schema over signatures does, to operands, parameters and results."""
+        if not isinstance(side, t.Call) or side.callee.text != family:
+            raise self.wrong(f"both sides are uses of `{family}`", side)
+        found: dict[str, Act] = {}
+        for argument in side.arguments:
+            where = argument.keyword.text if argument.keyword else ""
+            if where not in ("operand", "parameter", "result"):
+                raise self.wrong("`operand`, `parameter` or `result` is what a map acts on", side)
+            found[where] = self.act(argument.value)
+        return found
+
+    def act(self, expression: t.Expr) -> Act:
+        """`take(g)`: what is done along an axis, with the axis's map."""
+        fits = (
+            isinstance(expression, t.Call)
+            and expression.callee.text in (*MOVING, "fibre_sum")
+            and [self.term(a.value) for a in expression.arguments] == [MAP]
+        )
+        if not fits:
+            raise self.wrong("this is nothing that `g` does along an axis", expression)
+        assert isinstance(expression, t.Call)
+        head = expression.callee.text
+        return lambda term, held, axis: apply(head, term, held, axis)
 
     def wrong(self, text: str, where: t.Expr) -> ArchirError:
         return error("A411", f"axiom `{self.axiom.name}`: {text}", span=where.span)
@@ -204,7 +288,7 @@ class _Speller:
             )
             return apply("kernel_identity", self.term(call.arguments[0].value), kernel)
         name = head.rpartition(".")[0] or head
-        if name in self.ops and head not in FOLDED:
+        if name in self.ops and name not in (*FUNCTIONS, *FOLDED):
             return self.use(head, self.ops[name], call)
         if head not in FUNCTIONS and head not in PROOF_FUNCTIONS:
             raise self.wrong(f"there is no `{head}`", call)
@@ -238,12 +322,14 @@ class _Speller:
             sides = (self.term(expression.left), self.term(expression.right))
             if expression.op == "!=" and NONE in sides:
                 return Fact("given", (sides[0] if sides[1] == NONE else sides[1],))
-            names = {"==": "equal", "!=": "differ", "<": "below", ">=": "least"}
+            names = {"==": "equal", "!=": "differ"}
             if expression.op in names:
                 return Fact(names[expression.op], sides)
-        if isinstance(expression, t.Call) and expression.callee.text in RELATIONS:
+        if isinstance(expression, t.Call):
+            relation = self.family.get(expression.callee.text, expression.callee.text)
             args = tuple(self.term(a.value) for a in expression.arguments)
-            return Fact(expression.callee.text, args)
+            if relation in RELATIONS and len(args) == RELATIONS[relation].__code__.co_argcount:
+                return Fact(relation, args)
         raise self.wrong("this is no side condition", expression)
 
 
@@ -313,8 +399,10 @@ def _axiom(tree: Tree[Token], reader: Reader, source: Source) -> Axiom:
     for mode in modes:
         if mode not in ("eval", "train"):
             raise error("A411", f"axiom `{label.text}`: there is no mode `{mode}`", span=label.span)
-    if not isinstance(sides, t.Compare) or sides.op != "==":
-        raise error("A411", f"axiom `{label.text}` is no equation", span=label.span)
+    equation = isinstance(sides, t.Compare) and sides.op == "=="
+    if not (equation or isinstance(sides, t.Call)):
+        raise error("A411", f"axiom `{label.text}` is no equation and no fact", span=label.span)
+    assert isinstance(sides, t.Compare | t.Call)
     ordered: tuple[Mode, ...] = tuple(m for m in ("eval", "train") if m in modes)
     span = reader.span(tree)
     text = source.text[span.start : span.end]

@@ -50,13 +50,26 @@ def _size(run: Any) -> int:
     return total
 
 
-def _minimal(job: dict[str, Any], goal: dict[str, Any], names: list[str]) -> list[str]:
-    """An irreducible set of axioms that still proves a goal: each is left out in turn."""
-    kept = list(names)
+def _minimal(job: dict[str, Any], goal: dict[str, Any], steps: int) -> list[str]:
+    """An irreducible set of axioms that still proves a goal: each is left out in turn.
+
+    What took one step is tried with each axiom alone first.
+    """
+    names = list(goal["laws"])
+
+    def enough(trial: list[str]) -> bool:
+        laws = [law for n in trial for law in goal["laws"][n]]
+        found = saturate(goal["prelude"], laws, goal["setup"], job["steps"], job["size"])
+        return found[0]
+
+    if steps == 1:
+        for name in names:
+            if enough([name]):
+                return [name]
+    kept = names
     for name in names:
         trial = [n for n in kept if n != name]
-        laws = [law for n in trial for law in job["laws"][n]]
-        if saturate(job["prelude"], laws, goal["setup"], job["steps"], job["size"])[0]:
+        if enough(trial):
             kept = trial
     return kept
 
@@ -65,16 +78,16 @@ def work(job: dict[str, Any]) -> None:
     """Do all goals of a job."""
     for goal in job["goals"]:
         start = time.perf_counter()
-        laws = [law for name in goal["axioms"] for law in job["laws"][name]]
+        laws = [law for found in goal["laws"].values() for law in found]
         proved, steps, run = saturate(
-            job["prelude"], laws, goal["setup"], job["steps"], job["size"]
+            goal["prelude"], laws, goal["setup"], job["steps"], job["size"]
         )
         members: list[str] = []
         used: list[str] = []
         if proved:
             (found,) = run(f"(extract $left {job['members']})")
             members = [line.strip() for line in str(found).splitlines()[1:] if line.strip(" ()")]
-            used = _minimal(job, goal, goal["axioms"]) if job["minimal"] else list(goal["axioms"])
+            used = _minimal(job, goal, steps) if job["minimal"] else list(goal["laws"])
         seconds = time.perf_counter() - start
         answer = {"name": goal["name"], "proved": proved, "steps": steps, "axioms": used}
         answer |= {"members": members, "seconds": seconds}

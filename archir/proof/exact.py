@@ -3,8 +3,9 @@
 The region is what the plan touches. Both sides get the same random residues at the values
 that enter it and the same random parent parameters, the weight terms are evaluated in the
 field, and the values that leave must be equal entry by entry. In training mode the new
-buffers must be the map of the old ones too. A wrong map survives one check with a
-probability of about d / p for polynomials of degree d (Schwartz, Zippel), p = 1048571.
+buffers must be the map of the old ones too, in the entries that stand for old ones. A wrong map
+survives one check with a probability of about d / p for polynomials of degree d (Schwartz,
+Zippel), p = 1048571.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
 from archir.rewrite.plan import Plan, Region, region_of, without_unread
 from archir.weights.functions import evaluate
-from archir.weights.terms import Statistic, Term, references, statistics
+from archir.weights.terms import Apply, IndexMap, Ref, Statistic, Term, references, statistics
 
 OTHER_SYMBOLS = 12
 """What a symbolic size other than the batch stands for in a check."""
@@ -120,13 +121,14 @@ def check_use(
     for a, b in region.checks:
         mismatch = mismatch or _compare(str(a), left.values[a], right.values[b])
     if mode == "train":
-        mapped = {**old, **left.buffers}
+        mapped, measured = {**old, **left.buffers}, trial.measured
         for path, found in right.buffers.items():
             term = plan.terms.get(path)
             if term is not None and not _of_buffers(plan, term):
                 continue  # a statistic that starts anew has nothing to agree with
-            due = mapped[path] if term is None else evaluate(term, k, mapped, trial.measured)
-            mismatch = mismatch or _compare(path, due, found)
+            old_part, kept = (None, found) if term is None else _without_placed(term, found)
+            due = mapped[path] if old_part is None else evaluate(old_part, k, mapped, measured)
+            mismatch = mismatch or _compare(path, due, kept)
     numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
     return ExactCheck(
         mode,
@@ -172,6 +174,17 @@ def _sources(plan: Plan, path: str) -> list[str]:
 
 def _of_buffers(plan: Plan, term: Term) -> bool:
     return any(plan.before.parameters[path].buffer for path in references(term))
+
+
+def _without_placed(term: Term, found: Array) -> tuple[Term, Array]:
+    """The entries of a buffer that stand for old ones: those beside them start with themselves."""
+    while isinstance(term, Apply) and term.function == "place":
+        inner, g, axis = term.args
+        assert isinstance(inner, Ref | Statistic | Apply)
+        assert isinstance(g, IndexMap)
+        assert isinstance(axis, int)
+        term, found = inner, found.take(g.entries, axis=axis)
+    return term, found
 
 
 def _paths(nodes: tuple[Node, ...], plan: Plan) -> list[str]:

@@ -23,7 +23,7 @@ from archir.rewrite.sites import Planner
 
 Aspect = Literal["eval", "train", "shape"]
 ATTEMPTS = 160
-MISFITS = ("A306", "A220", "A221", "A211", "A207", "A212", "A303")
+MISFITS = ("A306", "A220", "A221", "A211", "A207", "A212", "A213", "A303")
 """What the planner says where the left side matches and the right side does not fit."""
 
 
@@ -92,26 +92,29 @@ def instances(rule: Rule, ops: OpSet, misfits: list[str], *, tiny: int = 0) -> I
             size = None
             if isinstance(rule.body, Reshaping):
                 size = next(s.size for s in planner.sites(rule) if s.at == site)
-            given = arguments(rule, number, size)
-            try:
-                if size is not None and (number % 2 or not _fits(planner, rule, site, given)):
-                    given = planner.example_arguments(rule, site)
-                plan = planner.plan(rule, site, given, seed=number)
-            except ArchirError as failure:
-                if failure.diagnostics[0].code in MISFITS:
-                    misfits.append(
-                        f"{failure.diagnostics[0].message} (at {site} of {_line(graph)})"
-                    )
-                continue
-            yield Instance(plan, number)
+            plan, reasons = _planned(planner, rule, site, number, size)
+            if plan is not None:
+                yield Instance(plan, number)
+            misfits += [f"{reason} (at {site} of {_line(graph)})" for reason in reasons[:1]]
 
 
-def _fits(planner: Planner, rule: Rule, site: str, given: Mapping[str, AttrValue]) -> bool:
-    try:
-        planner.plan(rule, site, given)
-    except ArchirError:
-        return False
-    return True
+def _planned(
+    planner: Planner, rule: Rule, site: str, number: int, size: int | None
+) -> tuple[Plan | None, list[str]]:
+    """A plan with the first arguments that fit; else why those that the rule wants do not."""
+    choices = [arguments(rule, number, size)]
+    if size is not None:
+        free = [p.name for p in rule.parameters if p.default is None and p.kind == "int"]
+        near = (size - 1, size + 1, 2 * size) if number % 2 else (2 * size, size - 1, size + 1)
+        choices += [{**choices[0], **dict.fromkeys(free, n)} for n in near if free]
+    reasons: list[str] = []
+    for given in choices:
+        try:
+            return planner.plan(rule, site, given, seed=number), []
+        except ArchirError as failure:
+            if failure.diagnostics[0].code in MISFITS:
+                reasons.append(failure.diagnostics[0].message)
+    return None, reasons
 
 
 def _network(rule: Rule, ops: OpSet, number: int, tiny: int) -> tuple[Graph, str]:

@@ -18,12 +18,13 @@ import numpy as np
 from archir.diag import error
 from archir.ops.arithmetic import Residues
 from archir.ops.record import Mode, OpSet
-from archir.proof.audit import audit_terms, draw
+from archir.proof.audit import audit_terms
 from archir.proof.axioms import Axioms, installed_axioms
 from archir.proof.faithful import untrue, valuation
 from archir.proof.instances import Aspect, Trials, instances, try_rule
 from archir.proof.lemmas import Lemma, audit_values, lemmas
 from archir.proof.saturation import Budget, Proof, available, missing, prove_goals, version
+from archir.proof.sketches import MAKERS
 from archir.proof.symbols import UnspokenError
 from archir.proof.terms import Goal, variables
 from archir.proof.translate import goals
@@ -36,6 +37,8 @@ AUDITED = 4
 """On how many small networks the terms of a proof are evaluated."""
 CONFIRMED = 8
 """On how many one that is."""
+CONFIRMED_OVER_CLASS = 2 * len(MAKERS)
+"""The same for a rule over a class: each kind of network gives one or two."""
 
 
 def prove(
@@ -46,6 +49,7 @@ def prove(
     budget: Budget | None = None,
     tests: int = TESTED,
     minimal: bool = True,
+    known: dict[str, Proof] | None = None,
 ) -> Verdict:
     """The verdict on a rule.
 
@@ -56,6 +60,7 @@ def prove(
         budget: How far each mode's proof may go.
         tests: On how many small networks it is tried where no proof is found.
         minimal: Whether axioms that a proof can do without are left out of its list.
+        known: What was proved for other rules, kept for the next.
 
     Raises:
         ArchirError: A413, egglog is not installed (exit status 3); A415, an axiom is unsound.
@@ -63,10 +68,11 @@ def prove(
     if not available() and rule.contract.function:
         raise missing()
     limits = budget or Budget()
+    held: dict[str, Proof] = {} if known is None else known
     found: list[ModeVerdict] = []
     for mode in rule.contract.function:
         start = time.perf_counter()
-        made = _mode(rule, ops, axioms, mode, limits, tests, minimal=minimal)
+        made = _mode(rule, ops, axioms, mode, limits, tests, minimal=minimal, known=held)
         found.append(replace(made, seconds=time.perf_counter() - start))
     if rule.contract.shape:
         found.append(_without_proof(rule, ops, "shape", tests, ""))
@@ -120,29 +126,39 @@ def _mode(
     tests: int,
     *,
     minimal: bool,
+    known: dict[str, Proof],
 ) -> ModeVerdict:
     """First a few small networks, which refute most wrong rules at once; then a proof."""
-    trials = try_rule(rule, ops, mode, CONFIRMED)
+    over_class = isinstance(rule.body, Reshaping)
+    trials = try_rule(rule, ops, mode, CONFIRMED_OVER_CLASS if over_class else CONFIRMED)
     refuted = _refuted(mode, trials)
     if refuted is not None:
         return refuted
     try:
-        proofs, reason = saturated(rule, ops, axioms, mode, budget, minimal=minimal)
+        proofs, reason = saturated(rule, ops, axioms, mode, budget, minimal=minimal, known=known)
     except UnspokenError as failure:
         proofs, reason = [], str(failure)
     if reason or not proofs:
         return _without_proof(rule, ops, mode, tests, reason)
     used = tuple(dict.fromkeys(a for p in proofs for a in p.axioms))
     order = [a.name for a in axioms.axioms]
-    named = tuple(f"{p.goal}: {', '.join(p.axioms)}" for p in proofs)
+    named = _by_axioms(proofs)
     return ModeVerdict(
         mode,
         "proved",
         tuple(sorted(used, key=order.index)),
-        named if isinstance(rule.body, Reshaping) else (),
+        named if over_class else (),
         trials.equal,
         misfits=_some(trials),
     )
+
+
+def _by_axioms(proofs: Sequence[Proof]) -> tuple[str, ...]:
+    """What rests on which axioms: `AXIOMS: lemmas`, those of one name of an operator as one."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for proof in proofs:
+        found.setdefault(proof.axioms, {})[proof.goal.split(" without ")[0].split(" (")[0]] = None
+    return tuple(f"{', '.join(axioms)}: {', '.join(names)}" for axioms, names in found.items())
 
 
 def _some(trials: Trials) -> tuple[str, ...]:
@@ -177,7 +193,14 @@ def _without_proof(rule: Rule, ops: OpSet, mode: Aspect, tests: int, reason: str
 
 
 def saturated(
-    rule: Rule, ops: OpSet, axioms: Axioms, mode: Mode, budget: Budget, *, minimal: bool = True
+    rule: Rule,
+    ops: OpSet,
+    axioms: Axioms,
+    mode: Mode,
+    budget: Budget,
+    *,
+    minimal: bool = True,
+    known: dict[str, Proof] | None = None,
 ) -> tuple[list[Proof], str]:
     """The proofs of a rule's goals in a mode, and what could not be proved ("" if all).
 
@@ -192,7 +215,7 @@ def saturated(
         wanted = [lemma.goal for lemma in needed]
     else:
         wanted = goals(rule, ops, mode)
-    answers = prove_goals(wanted, laws, budget, minimal=minimal)
+    answers = prove_goals(wanted, laws, budget, minimal=minimal, known=known)
     found = [answers[g.name] for g in wanted if g.name in answers]
     missed = [g.name for g in wanted if g.name not in answers or not answers[g.name].proved]
     if needed:
@@ -216,9 +239,12 @@ def _audit_lemmas(
         if proof is None or not proof.proved:
             continue
         rng = np.random.Generator(np.random.PCG64([*lemma.goal.name.encode()]))
-        values = audit_values(lemma, ops, lambda shape, r=rng: draw(k, r, shape), rng)
         terms = [lemma.goal.left, lemma.goal.right, *proof.members]
-        if audit_terms(lemma.goal.name, terms, ops, mode, values) < 2:
+        counts = [
+            audit_terms(lemma.goal.name, terms, ops, mode, values)
+            for values in audit_values(lemma, k, rng)
+        ]
+        if max(counts) < 2 or (lemma.changes and min(counts) < 2):
             raise error(
                 "A415", f"the lemma {lemma.goal.name} has no value on its operator's sample"
             )

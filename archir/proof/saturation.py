@@ -14,9 +14,11 @@ import re
 import subprocess
 import sys
 from ast import literal_eval
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 from archir.diag import UNSUPPORTED, ArchirError, Diagnostic
 from archir.proof.axioms import Lawful, mentioned
@@ -69,8 +71,12 @@ def prove_goals(
     *,
     minimal: bool = True,
     members: int = 24,
+    known: dict[str, Proof] | None = None,
 ) -> dict[str, Proof]:
     """Try all goals in one child process. Those it did not get to are not in the answer.
+
+    ``known`` holds what was proved before, and gets what is proved now: a goal that stands before
+    the same laws again is not tried again.
 
     Raises:
         ArchirError: A413, egglog is not installed (exit status 3); A414, the child failed.
@@ -80,25 +86,20 @@ def prove_goals(
     if not available():
         raise missing()
     speller = _Speller()
-    by_axiom: dict[str, list[str]] = {}
-    for number, law in enumerate(laws):
-        by_axiom.setdefault(law.axiom, []).append(speller.law(law, number))
-    jobs = []
-    for goal in goals:
-        fit = {law.axiom: None for law in reachable(goal, laws)}
-        jobs.append({"name": goal.name, "setup": speller.setup(goal), "axioms": list(fit)})
+    find = _Finder(laws)
+    held = {} if known is None else known
+    jobs = [speller.job(goal, find.reachable(goal)) for goal in goals]
+    keys = {j["name"]: f"{j['setup']}{j['laws']}{budget.steps} {budget.size}" for j in jobs}
     job = {
-        "prelude": speller.prelude(),
-        "laws": by_axiom,
-        "goals": jobs,
+        "goals": [j for j in jobs if keys[j["name"]] not in held],
         "steps": budget.steps,
         "size": budget.size,
         "members": members,
         "minimal": minimal,
     }
-    answers = [json.loads(line) for line in _run(json.dumps(job), budget.seconds)]
-    return {
-        a["name"]: Proof(
+    lines = _run(json.dumps(job), budget.seconds) if job["goals"] else []
+    for a in map(json.loads, lines):
+        held[keys[a["name"]]] = Proof(
             a["name"],
             a["proved"],
             tuple(a["axioms"]),
@@ -106,8 +107,7 @@ def prove_goals(
             a["steps"],
             a["seconds"],
         )
-        for a in answers
-    }
+    return {n: replace(held[k], goal=n) for n, k in keys.items() if k in held}
 
 
 def _run(job: str, seconds: float) -> list[str]:
@@ -133,27 +133,37 @@ def _run(job: str, seconds: float) -> list[str]:
     return out.splitlines()
 
 
-def reachable(goal: Goal, laws: Sequence[Lawful]) -> list[Lawful]:
-    """The laws whose left side could ever occur, starting from the heads of a goal."""
-    heads = {
-        p.head
-        for side in (goal.left, goal.right)
-        for p in parts(side)
-        if isinstance(p, Application)
-    }
-    heads |= {
-        p.head for f in goal.facts for a in f.args for p in parts(a) if isinstance(p, Application)
-    }
-    left = list(laws)
-    found: list[Lawful] = []
-    grown = True
-    while grown:
-        fit = [law for law in left if mentioned(law) <= heads]
-        grown = bool(fit)
-        found += fit
-        left = [law for law in left if law not in fit]
-        heads |= {p.head for law in fit for p in parts(law.right) if isinstance(p, Application)}
-    return [law for law in laws if law in found]
+class _Finder:
+    """Finds the laws whose left side could ever occur in the proof of a goal."""
+
+    def __init__(self, laws: Sequence[Lawful]) -> None:
+        self.needs = [(law, mentioned(law), _signatures(law.conditions)) for law in laws]
+        seen = Counter(head for _, heads, _ in self.needs for head in heads)
+        self.buckets: dict[str, list[int]] = {}
+        for number, (_, heads, _) in enumerate(self.needs):
+            rarest = min(heads, key=lambda h: (seen[h], h), default="")
+            self.buckets.setdefault(rarest, []).append(number)
+
+    def reachable(self, goal: Goal) -> list[Lawful]:
+        """The laws, in the order they were given, starting from the heads of a goal."""
+        facts = [*goal.facts, *ground_facts(goal)]
+        told = _signatures(facts)
+        terms = [goal.left, goal.right, *goal.seeds, *(a for f in facts for a in f.args)]
+        heads = {"", *(p.head for t in terms for p in parts(t) if isinstance(p, Application))}
+        found: set[int] = set()
+        grown = True
+        while grown:
+            near = [n for head in heads for n in self.buckets.get(head, ()) if n not in found]
+            fit = [n for n in near if self.needs[n][1] <= heads and self.needs[n][2] <= told]
+            grown = bool(fit)
+            found.update(fit)
+            rights = [self.needs[n][0].right for n in fit]
+            heads |= {p.head for t in rights for p in parts(t) if isinstance(p, Application)}
+        return [self.needs[n][0] for n in sorted(found)]
+
+
+def _signatures(facts: Sequence[Fact]) -> set[Formula]:
+    return {fact.args[0] for fact in facts if fact.relation == "signed"}
 
 
 class _Speller:
@@ -161,17 +171,29 @@ class _Speller:
 
     def __init__(self) -> None:
         self._heads: dict[tuple[str, int], str] = {}
+        self._used: dict[tuple[str, int], str] = {}
 
     def symbol(self, head: str, arity: int) -> str:
         key = (head, arity)
         if key not in self._heads:
-            plain = re.sub(r"\W", "_", head)
-            self._heads[key] = f"{plain}_{len(self._heads)}"
+            plain = re.sub(r"\W", lambda m: f"_{ord(m[0])}_", head)
+            self._heads[key] = f"{plain}_{arity}"
+        self._used[key] = self._heads[key]
         return self._heads[key]
 
+    def job(self, goal: Goal, laws: Sequence[Lawful]) -> dict[str, Any]:
+        """What the child is told of a goal: the laws are grouped by their axioms."""
+        self._used = {}
+        setup = self.setup(goal)
+        spelled: dict[str, list[str]] = {}
+        for number, law in enumerate(laws):
+            spelled.setdefault(law.axiom, []).append(self.law(law, number))
+        return {"name": goal.name, "prelude": self.prelude(), "setup": setup, "laws": spelled}
+
     def prelude(self) -> str:
+        """The sorts, symbols and relations of one goal and its laws."""
         lines = ["(datatype Term (lit String) (var String))", "(ruleset laws)"]
-        for (_, arity), symbol in self._heads.items():
+        for (_, arity), symbol in self._used.items():
             lines.append(f"(constructor {symbol} ({' '.join(['Term'] * arity)}) Term)")
         for name, check in RELATIONS.items():
             arity = check.__code__.co_argcount
@@ -192,10 +214,10 @@ class _Speller:
         pattern = {name: f"v{i}" for i, name in enumerate(names)}
         wanted = [f"(= whole {self.term(law.left, pattern)})"]
         wanted += [self.condition(fact, pattern) for fact in law.conditions]
-        result = self.term(law.right, pattern)
-        return (
-            f'(rule ({" ".join(wanted)}) ((union whole {result})) :ruleset laws :name "{number}")'
-        )
+        then = f"(union whole {self.term(law.right, pattern)})"
+        if law.conclusion is not None:
+            then = self.condition(law.conclusion, pattern)
+        return f'(rule ({" ".join(wanted)}) ({then}) :ruleset laws :name "{number}")'
 
     def condition(self, fact: Fact, pattern: Mapping[str, str]) -> str:
         args = " ".join(self.term(a, pattern) for a in fact.args)
@@ -211,6 +233,7 @@ class _Speller:
             args = " ".join(self.term(a) for a in fact.args)
             relation = "union" if fact.relation == "equal" else _relation(fact.relation)
             lines.append(f"({relation} {args})")
+        lines += [f"(let $seed{n} {self.term(seed)})" for n, seed in enumerate(goal.seeds)]
         lines.append(f"(let $left {self.term(goal.left)})")
         lines.append(f"(let $right {self.term(goal.right)})")
         return "\n" + "\n".join(lines) + "\n"
@@ -250,14 +273,9 @@ def ground_facts(goal: Goal) -> list[Fact]:
     """What holds between the whole numbers that a goal mentions."""
     sides = [goal.left, goal.right, *(a for f in goal.facts for a in f.args)]
     held = {p.value for s in sides for p in parts(s) if isinstance(p, Constant)}
-    numbers = sorted(
-        {v for v in held if isinstance(v, int) and not isinstance(v, bool)} | {0, 1, -1}
-    )
-    facts: list[Fact] = []
-    for a in numbers:
-        facts += [Fact(r, (Constant(a),)) for r in ("before_last", "from_end") if RELATIONS[r](a)]
-        facts += [Fact("least", (Constant(a), Constant(a)))] if a >= 0 else []
-    for a, b in permutations(numbers, 2):
-        pair = (Constant(a), Constant(b))
-        facts += [Fact(r, pair) for r in ("differ", "below", "least") if RELATIONS[r](a, b)]
-    return facts
+    numbers = sorted(v for v in held if isinstance(v, int) and not isinstance(v, bool))
+    return [
+        Fact("differ", (Constant(a), Constant(b)))
+        for a, b in permutations(numbers, 2)
+        if RELATIONS["differ"](a, b)
+    ]

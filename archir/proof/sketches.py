@@ -201,15 +201,14 @@ class _Pattern:
 
 
 def class_network(ops: OpSet, number: int) -> Graph:
-    """A network with axis classes: a chain, a residual, a concatenation, a flattening, ...
+    """A network with axis classes: a chain, a residual, a concatenation, heads, groups, ...
 
     Raises:
         UnfitError: an operator that it would use is not there.
     """
-    makers = (_chain, _dense, _residual, _joined, _flat, _depthwise, _pooled, _shared)
-    maker = makers[number % len(makers)]
+    maker = MAKERS[number % len(MAKERS)]
     try:
-        return maker(Sketch(ops), 2 + (number // len(makers)) % 3)
+        return maker(Sketch(ops), 2 + (number // len(MAKERS)) % 3)
     except (KeyError, OpError) as reason:
         raise UnfitError(str(reason)) from None
 
@@ -280,3 +279,70 @@ def _shared(s: Sketch, n: int) -> Graph:
     z = s.add("add", "add", [x, y, z])
     z = s.add("avg_pool", "pool", [z], kernel=2)
     return s.build(s.add("conv", "head", [z], out=1))
+
+
+def _grouped(s: Sketch, n: int) -> Graph:
+    """Two groups of channels, and a normalisation of each."""
+    x = s.add("conv", "point", [_image(s)], out=2 * n)
+    x = s.add("conv", "grouped", [x], out=6, kernel=3, groups=2, bias=n != 3)
+    x = s.add("group_norm", "gn", [x], groups=2)
+    x = s.add("relu", "relu", [x])
+    return s.build(s.add("conv", "head", [x], out=1))
+
+
+def _layered(s: Sketch, n: int) -> Graph:
+    """A residual stream that is averaged over, and a layer beside it that is not."""
+    x = s.input("x", (symbol("N"), 3, 4))
+    stream = s.add("linear", "embed", [x], out=n)
+    y = s.add("layer_norm", "ln", [stream])
+    y = s.add("linear", "up", [y], out=n + 1)
+    y = s.add("gelu", "gelu", [y])
+    y = s.add("linear", "down", [y], out=n)
+    y = s.add("add", "add", [stream, y])
+    return s.build(s.add("linear", "head", [y], out=1))
+
+
+def _attending(s: Sketch, n: int) -> Graph:
+    """Heads, with a packed projection."""
+    x = s.input("x", (symbol("N"), 3, 4))
+    packed = s.add("linear", "qkv", [x], out=6 * n)
+    s.add("chunk", "chunk", [packed], chunks=3, axis=-1)
+    parts = [Value("chunk", port) for port in range(3)]
+    y = s.add("attention", "attention", parts, heads=2, scale=0.5, causal=n == 3)
+    return s.build(s.add("linear", "head", [y], out=1))
+
+
+def _halved(s: Sketch, n: int) -> Graph:
+    """The parts of a split meet again."""
+    x = s.add("conv", "conv", [_image(s)], out=2 * n)
+    s.add("split", "split", [x], sizes=(n, n))
+    y = s.add("sigmoid", "gate", [Value("split", 1)])
+    y = s.add("mul", "mul", [Value("split"), y])
+    return s.build(s.add("conv", "head", [y], out=1))
+
+
+def _shuffled(s: Sketch, n: int) -> Graph:
+    """Groups of channels change places with what is inside of them."""
+    x = s.add("conv", "conv", [_image(s)], out=2 * n)
+    x = s.add("reshape", "cut", [x], shape=(0, 2, n, 3, 4))
+    x = s.add("transpose", "turn", [x], a=1, b=2)
+    x = s.add("reshape", "join", [x], shape=(0, 2 * n, 3, 4))
+    x = s.add("conv", "depth", [x], out=2 * n, kernel=3, groups=2 * n)
+    return s.build(s.add("conv", "head", [x], out=1))
+
+
+def _squashed(s: Sketch, n: int) -> Graph:
+    """What is zero does not stay so, and is normalised."""
+    x = s.add("conv", "conv1", [_image(s)], out=n)
+    x = s.add("sigmoid", "sigmoid", [x])
+    x = s.add("conv", "depth", [x], out=n, groups=n)
+    x = s.add("softplus", "softplus", [x])
+    x = s.add("batch_norm", "bn", [x])
+    return s.build(s.add("conv", "head", [x], out=1))
+
+
+MAKERS = (
+    *(_chain, _residual, _layered, _grouped, _joined, _squashed, _flat, _attending),
+    *(_dense, _depthwise, _halved, _pooled, _shuffled, _shared),
+)
+"""Makers of networks with classes of all kinds."""

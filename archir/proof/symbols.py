@@ -146,8 +146,8 @@ class Symbols:
             kernel = _tuple(args[1:])
             self.odd(kernel)
             return apply("kernel_identity", args[0], kernel)
-        if name == "take" and len(args) == 1 and self.along is not None:
-            return apply("take", self.along.term, args[0], self.along.axis)
+        if name in ("take", "place") and len(args) == 1 and self.along is not None:
+            return apply(name, self.along.term, args[0], self.along.axis)
         if name not in FUNCTIONS:
             raise UnspokenError(f"`{name}` is not known to the proof")
         return apply(name, *args)

@@ -62,12 +62,16 @@ class Fact:
 
 @dataclass(frozen=True)
 class Goal:
-    """Two terms to be proved equal, from facts."""
+    """Two terms to be proved equal, from facts.
+
+    ``seeds`` are further terms that a proof may need to look at.
+    """
 
     name: str
     left: Formula
     right: Formula
     facts: tuple[Fact, ...] = ()
+    seeds: tuple[Formula, ...] = ()
 
 
 def apply(head: str, *args: Formula | AttrValue) -> Application:

@@ -157,8 +157,6 @@ class _Translation:
             self.symbols.names[parameter.name] = variable
             if parameter.kind == "odd":
                 self.symbols.facts.append(Fact("odd", (variable,)))
-            if parameter.kind == "float":
-                self.symbols.facts.append(Fact("scalar", (variable,)))
 
     def _late_guards(self) -> None:
         """Equations between what both sides of a guard stand for; oddness."""
@@ -185,8 +183,6 @@ class _Translation:
         for attr in _ordered(op):
             stated = node.attrs.get(attr.name) or self.known.get(f"{node.name}.{attr.name}")
             attrs[attr.name] = self._matched(node, attr, stated, operands, rank, attrs)
-            if attr.kind is Kind.FLOAT:
-                self.symbols.facts.append(Fact("scalar", (attrs[attr.name],)))
         params: dict[str, Formula] = {}
         for p in op.params:
             there = self._there(node, p.when, attrs)
@@ -324,8 +320,6 @@ class _Translation:
             else:
                 value = self._default(attr, attrs)
             attrs[attr.name] = self._attribute(attr, value, operands, rank, attrs)
-            if attr.kind is Kind.FLOAT:
-                self.symbols.facts.append(Fact("scalar", (attrs[attr.name],)))
         kept = old or self._kept(node, operands, attrs)
         self.symbols.owned[node.name] = {**(kept.params if kept else {}), **attrs}
         params = self._weights(node, op, attrs, kept)

@@ -9,20 +9,20 @@ weight function of the same meaning. An operator's new buffer is ``OPERATOR.ROLE
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import bind_attrs, equations_of, instance
 from archir.ops.record import Attr, Mode, Op, OpSet
-from archir.ops.signature import Axis, Star, parse_signature
+from archir.ops.signature import Axis, Star, measure, parse_signature
 from archir.proof.terms import Application, Constant, Formula, Variable, apply
 from archir.weights.functions import FUNCTIONS, WeightError
 from archir.weights.terms import IndexMap
@@ -43,23 +43,28 @@ class Layout:
     derived: tuple[tuple[str, str, int], ...]
     """Attributes left out, each the size of a parameter's axis: name, role, axis."""
     roles: tuple[str, ...]
-    results: int
+    several: bool
+    """Whether uses may have several results: then each is a ``port`` of the whole."""
 
 
+@lru_cache(maxsize=1024)
 def layout(op: Op) -> Layout:
     """The layout of an operator's terms."""
     flags = {p.when for p in op.params}
     derived: list[tuple[str, str, int]] = []
     flowing: set[str] = set()
-    results = 1
+    counts = {1}
+    for sample in op.samples:
+        attrs = bind_attrs(op, sample.attrs, sample.inputs)
+        counts.add(len(instance(op, attrs, sample.inputs).types))
     if isinstance(op.signature, str):
         signature = parse_signature(op.signature)
-        results = len(signature.results)
         shapes = {name: shape for name, _, shape in signature.tensors}
         for left, attr in equations_of(op):
             for param in op.params:
                 places = [i for i, axis in enumerate(shapes.get(param.role, ())) if axis == left]
-                if isinstance(left, Axis) and places and all(a != attr for a, _, _ in derived):
+                told = places and param.when is None and all(a != attr for a, _, _ in derived)
+                if isinstance(left, Axis) and told:
                     derived.append((attr, param.role, places[0]))
                 if isinstance(left, Star) and places and left in signature.results[0]:
                     flowing.add(attr)
@@ -68,8 +73,13 @@ def layout(op: Op) -> Layout:
         tuple(a for a in op.attrs if a.name not in out),
         tuple(derived),
         tuple(p.role for p in op.params if p.dtype is None),
-        results,
+        len(counts) > 1,
     )
+
+
+def head_of(op: Op) -> str:
+    """The head of an operator's terms: its name, marked where a weight function has that too."""
+    return f"operator {op.name}" if op.name in (*FUNCTIONS, *PROOF_FUNCTIONS) else op.name
 
 
 def use(
@@ -77,19 +87,18 @@ def use(
     operands: Sequence[Formula],
     attrs: Mapping[str, Formula],
     params: Mapping[str, Formula],
+    *,
+    results: int = 1,
 ) -> tuple[Formula, ...]:
     """The outputs of a use of an operator, as terms; ``params`` leaves out absent parameters."""
     if op.name in FOLDED and operands:
         rest = (attrs["axis"],) if op.name == "concat" else ()
         return (reduce(lambda a, b: apply(FOLDED[op.name], a, b, *rest), operands),)
-    sizes = attrs.get("sizes")
-    if op.name == "split" and isinstance(sizes, Application):
-        return _split(operands[0], sizes.args, attrs["axis"])
     held = layout(op)
-    whole = Application(op.name, (*operands, *_tail(held, attrs, params)))
-    if held.results == 1:
+    whole = Application(head_of(op), (*operands, *_tail(held, attrs, params)))
+    if not held.several:
         return (whole,)
-    return tuple(apply("port", whole, number) for number in range(held.results))
+    return tuple(apply("port", whole, number) for number in range(results))
 
 
 def _tail(
@@ -116,14 +125,6 @@ def buffers(
         for p in op.params
         if p.buffer and p.dtype is None and p.role in params
     }
-
-
-def _split(x: Formula, sizes: Sequence[Formula], axis: Formula) -> tuple[Formula, ...]:
-    outputs: list[Formula] = []
-    for size in sizes[:-1]:
-        outputs.append(apply("first", x, size, axis))
-        x = apply("rest", x, size, axis)
-    return (*outputs, x)
 
 
 # --- evaluation -----------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def _call(head: str, args: list[Any], world: World) -> Any:
     name, _, role = head.rpartition(".")
     if name in world.ops:
         return _reference(world.ops[name], role, args, world)
-    return _reference(world.ops[head], "", args, world)
+    return _reference(world.ops[head.removeprefix("operator ")], "", args, world)
 
 
 def _function(head: str, args: list[Any], k: Arithmetic) -> Any:
@@ -204,7 +205,8 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
     for left, attr in equations_of(op):
         if isinstance(left, Star) and attr not in given:
             given[attr] = params[op.params[0].role].shape
-    types = tuple(TensorType("f32", v.shape) for v in x)
+    dtypes = [t.dtype for t in op.samples[0].inputs]
+    types = tuple(TensorType(dtypes[min(j, len(dtypes) - 1)], v.shape) for j, v in enumerate(x))
     attrs = bind_attrs(op, given, types)
     wanted = instance(op, attrs, types)
     for name, value in params.items():
@@ -216,7 +218,7 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
             raise UndefinedError(f"{op.name} has no buffers")
         return op.update(world.arithmetic, x, params, attrs)[role]
     results = op.reference(world.arithmetic, x, params, attrs, world.mode)
-    return results[0] if len(results) == 1 else results
+    return results if held.several else results[0]
 
 
 # --- functions of proofs alone ---------------------------------------------------------------
@@ -288,19 +290,9 @@ def _need(condition: bool, text: str) -> None:
         raise WeightError(text)
 
 
-def _axis_of(x: Array, axis: int) -> int:
-    _need(-x.ndim <= axis < x.ndim, "no such axis")
-    return axis % x.ndim
-
-
-def _first(k: Arithmetic, x: Array, size: int, axis: int) -> Array:
-    _need(0 < size < x.shape[axis], "a part must be smaller than the whole")
-    return x.take(np.arange(size), axis=axis)
-
-
-def _rest(k: Arithmetic, x: Array, size: int, axis: int) -> Array:
-    _need(0 < size < x.shape[axis], "a part must be smaller than the whole")
-    return x.take(np.arange(size, x.shape[axis]), axis=axis)
+def _quotient(k: Arithmetic, a: int, b: int) -> int:
+    _need(b != 0 and a % b == 0, "not a whole multiple")
+    return a // b
 
 
 PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -327,44 +319,59 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "spatial_rank": lambda k, x: x.ndim - 2,
     "channels": lambda k, x: x.shape[1],
     "size": lambda k, x, axis: x.shape[axis],
-    "before": lambda k, x, start, axis: math.prod(x.shape[start:axis]),
-    "after": lambda k, x, axis: math.prod(x.shape[_axis_of(x, axis) + 1 :]),
-    "first": _first,
-    "rest": _rest,
+    "entry": lambda k, values, place: values[place],
+    "operands": lambda k, *tensors: tensors,
+    "shared": lambda k, value, g: value * g.source / len(g.entries),
     "port": lambda k, outputs, number: outputs[number],
     "plus": lambda k, a, b: a + b,
     "minus": lambda k, a, b: a - b,
     "times": lambda k, a, b: a * b,
+    "quotient": _quotient,
 }
 """Functions that proofs speak of beside operators and weight functions."""
 
 CHANNELWISE = tuple(name for name in PROOF_FUNCTIONS if name.startswith("channel_"))
+MOVING = ("take", "place")
+SCALING = ("divide_along", "multiply_along")
+"""Weight functions that act along one axis: with a map, with a vector."""
 
 
 # --- relations ------------------------------------------------------------------------------
 
 
-def _onto(g: IndexMap) -> bool:
-    return len(np.unique(g.entries)) == g.source
+def _times(g: IndexMap) -> npt.NDArray[np.int64]:
+    """How often a map takes each entry."""
+    return np.bincount(g.entries, minlength=g.source)
 
 
-def _stretches(x: Array, axis: int) -> bool:
-    """``x`` has extent 1 along an axis counted from the end, or no such axis."""
-    return axis < 0 and (-axis > x.ndim or x.shape[axis] == 1)
+def _signed(text: str, operands: Sequence[Array]) -> bool:
+    """Whether operands have the axes that a signature names."""
+    shapes = [shape for _, _, shape in parse_signature(text).tensors]
+    if [len(s) for s in shapes] != [x.ndim for x in operands]:
+        return False
+    return all(
+        x.shape[j] == measure(axis, {})
+        for x, shape in zip(operands, shapes, strict=True)
+        for j, axis in enumerate(shape)
+        if isinstance(axis, Axis) and not axis.names()
+    )
 
+
+CONDITIONS: Mapping[str, Callable[[IndexMap], bool]] = {
+    "onto": lambda g: bool((_times(g) > 0).all()),
+    "one_to_one": lambda g: bool((_times(g) < 2).all()),
+    "bijective": lambda g: bool((_times(g) == 1).all()),
+    "even": lambda g: bool((_times(g) == _times(g)[0]).all() and _times(g)[0] > 0),
+}
+"""What can be known of a map: it takes every entry; none twice; each once; each equally often."""
 
 RELATIONS: Mapping[str, Callable[..., bool]] = {
-    "onto": _onto,
+    **CONDITIONS,
+    "signed": _signed,
     "odd": lambda kernel: (
         all(e % 2 for e in kernel) if isinstance(kernel, tuple) else bool(kernel % 2)
     ),
-    "stretches": _stretches,
-    "scalar": lambda e: not isinstance(e, np.ndarray) or e.ndim == 0,
-    "from_end": lambda axis: axis < 0,
-    "before_last": lambda axis: axis < -1,
     "differ": lambda a, b: a != b and (a < 0) == (b < 0),
-    "below": lambda a, b: 0 <= a < b,
-    "least": lambda a, b: a >= b >= 0,
     "given": lambda v: v is not None,
 }
 """Side conditions, by their meaning over values. ``equal`` holds where two terms have one value."""

@@ -6,10 +6,18 @@ import pytest
 
 from archir.diag import Source
 from archir.ops import STANDARD
+from archir.ops.record import OpSet
 from archir.proof.axioms import Axioms, installed_axioms
 from archir.rewrite.library import Library, installed
 from archir.rewrite.rule import Rule
 from archir.rewrite.rulefile import parse_rules
+
+
+@pytest.fixture(scope="session")
+def few() -> OpSet:
+    """The operators that axioms name, and a sum: enough where it is not about operators."""
+    names = ("conv", "linear", "batch_norm", "relu", "add", "dropout", "parameter")
+    return OpSet([STANDARD[name] for name in names])
 
 
 @pytest.fixture(scope="session")
