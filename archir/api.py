@@ -28,6 +28,7 @@ from archir.proof.lineage import Lineage, folder_of
 from archir.proof.prove import verdict_for
 from archir.proof.replay import Finding, verify
 from archir.proof.uses import Use, check_plan, share_read, wanted_statistics
+from archir.proof.verdict import Verdict
 from archir.rewrite.library import Library, installed, read_rule_file
 from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
@@ -423,7 +424,7 @@ def rewrite(
     work = _Progress(network.graph, network.weights)
     for number, application in enumerate(applications):
         rule = network.library.find(application.rule)
-        verdict: Mapping[str, Any] = {}
+        verdict: Verdict | None = None
         planner = (
             network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
         )
@@ -433,12 +434,12 @@ def rewrite(
             report(f"{rule.name}@{site}")
             plan = planner.plan(rule, site, application.arguments, seed + number)
             verdict = verdict or _permitted(rule, network.ops, unproved=unproved)
-            _use(network, work, plan, verdict, calibration)
+            _use(network, work, plan, _in_short(verdict, plan), calibration)
     return _finished(network, work, limits or {})
 
 
-def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
-    """The verdict on a rule in short, if the rule may run with it."""
+def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Verdict:
+    """The verdict on a rule, if the rule may run with it."""
     verdict = verdict_for(rule, ops)
     if verdict.kind == "refuted":
         wrong = next(m for m in verdict.modes if m.kind == "refuted")
@@ -455,8 +456,14 @@ def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Mapping[str, Any]:
             span=rule.span,
             hint="--unproved runs it all the same, and the certificate says so",
         )
-    modes = {m.mode: m.kind for m in verdict.modes}
-    return {"kind": verdict.kind, "modes": modes, "axioms": verdict.axioms}
+    return verdict
+
+
+def _in_short(verdict: Verdict, plan: Plan) -> Mapping[str, Any]:
+    """What a verdict says of the operators that a plan meets."""
+    met = {plan.before.node(name).op for name in plan.matched}
+    modes = {m.mode: verdict.kind_at(met, m.kind) for m in verdict.modes}
+    return {"kind": verdict.kind_at(met), "modes": modes, "axioms": verdict.axioms}
 
 
 def _use(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -31,7 +31,7 @@ class ModeVerdict:
         kind: ``proved`` for every size; ``tested``: equal on ``instances`` small networks;
             ``refuted``; ``unknown``.
         axioms: An irreducible set of axioms that the proof rests on.
-        lemmas: For a rule over a class, the lemmas, each with the axioms it needs.
+        lemmas: For a rule over a class, sets of axioms, each with the lemmas that need it.
         instances: On how many small networks both sides were equal in exact fractions.
         seconds: How long it took.
         reason: Why it is not proved, or why it is refuted without a counterexample.
@@ -66,6 +66,17 @@ class Verdict:
     def kind(self) -> Kind:
         """The weakest verdict of all that the rule promises."""
         return next((k for k in _WORST if any(m.kind == k for m in self.modes)), "unknown")
+
+    def kind_at(self, operators: Iterable[str], kind: Kind | None = None) -> Kind:
+        """A verdict (the weakest, if none is given) where a rule meets these operators.
+
+        A proof over a class speaks of the operators that it had lemmas for; elsewhere the rule
+        is no more than tested.
+        """
+        found = kind or self.kind
+        if found == "proved" and self.operators and not set(operators) <= set(self.operators):
+            return "tested"
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from archir import api
 from archir.cli.prove import command
 from archir.diag import UNSUPPORTED, ArchirError, Source
 from archir.ir.types import TensorType
@@ -224,6 +226,39 @@ def test_a_changed_rule_or_axiom_has_no_shipped_verdict(library, read, tmp_path)
     (tmp_path / "laws.axiom").write_text((tmp_path / "laws.axiom").read_text() + " axiom")
     assert verdict_of(library["deepen"], tmp_path) is None
     assert verdict_of(library["deepen"], tmp_path / "nowhere") is None
+
+
+def test_a_proof_speaks_of_the_operators_it_had(tmp_path) -> None:
+    """A class that meets an operator of another package is no more than tested."""
+    other = Op(
+        "half",
+        "x / 2.",
+        "x[...] -> [...]",
+        lambda k, x, p, a, mode: (k.divide(x[0], k.array(2)),),
+        (
+            Sample(
+                (TensorType("f32", (2, 3))),
+            ),
+        ),
+    )
+    ops = OpSet([*STANDARD.values(), other])
+    kinds = []
+    text = """version 1
+arch small {
+    input image: f32[N, 1, 3, 4]
+    output out = image |> one: conv(3) |> relu |> two: conv(2)
+}
+"""
+    path = tmp_path / "small.arch"
+    path.write_text(text)
+    network = api.load(path)
+    for name in ("relu", "half"):
+        program = load(Source("small.arch", text.replace("relu", name)), ops)
+        changed = dataclasses.replace(network, program=program, ops=ops)
+        (use,) = api.rewrite(changed, [api.Application("widen", "one", {"width": 5})]).uses
+        assert use.checks[0].equal
+        kinds.append((use.verdict["kind"], use.verdict["modes"]["train"]))
+    assert kinds == [("proved", "proved"), ("tested", "tested")]
 
 
 def test_without_egglog(library, read, monkeypatch, axioms) -> None:
