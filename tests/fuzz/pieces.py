@@ -107,8 +107,8 @@ def norm(s: Sketch) -> None:
         ("batch_norm", "layer_norm", "group_norm", "rms_norm", "instance_norm", "batch_norm")
     )
     x = s.value(features if op in ("layer_norm", "rms_norm") else image)
-    if x is None:
-        return
+    if x is None or (op == "instance_norm" and set(s.sizes(x)[1:]) == {1}):
+        return  # torch refuses to normalise a single number
     given: dict[str, AttrValue] = {"affine": not s.rarely()}
     if op == "batch_norm":
         given |= {"eps": s.choices.pick((1e-5, 1e-3)), "track": not s.rarely()}
