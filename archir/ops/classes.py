@@ -240,6 +240,8 @@ class AxisClasses:
     def _structure(self, axis: Axis, use: Instance, env: Mapping[str, Structure]) -> Structure:
         segments: list[Segment] = []
         for term in axis.terms:
+            if _extent(term, use) == 0:  # a padding of nothing
+                continue
             spread: list[Segment] = [()]
             for place, name in enumerate(_kept(term, use, env)):
                 if isinstance(name, int):

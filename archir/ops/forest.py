@@ -9,10 +9,11 @@ its parts.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from archir.ir.dims import Size
+from archir.ir.dims import Size, total
 from archir.ops.structure import (
     FIXED,
     Factor,
@@ -273,17 +274,16 @@ class Forest:
         found = self.resolve(structure)
         if [segment_size(s) for s in found] == sizes:
             return [(s,) for s in found]
-        parts: list[Structure] = []
-        rest = found
-        for size in sizes[:-1]:
-            if not isinstance(size, int):
-                return None
-            halves = self.cut(rest, size)
-            if halves is None:
-                return None
-            parts.append(halves[0])
-            rest = halves[1]
-        return [*parts, rest] if structure_size(self.resolve(rest)) == sizes[-1] else None
+        if len(sizes) == 1:
+            return [found] if structure_size(found) == sizes[0] else None
+        middle = len(sizes) // 2  # halves of halves: a class is cut no deeper than need be
+        at = total(sizes[:middle])
+        halves = self.cut(found, at) if isinstance(at, int) else None
+        if halves is None:
+            return None
+        left = self.partition(halves[0], sizes[:middle])
+        right = self.partition(halves[1], sizes[middle:])
+        return [*left, *right] if left is not None and right is not None else None
 
     def factorise(
         self, structure: Structure, inner: int, labels: tuple[str, str]
@@ -306,10 +306,13 @@ class Forest:
                 outer.append(found[0])
                 part: Structure = (found[1],)
             else:
-                halves = self.cut((segment, *rest), inner)
+                halves = self.cut((segment, *rest), max(size - size % inner, inner))
                 if halves is None:
                     return None
                 part, remaining = halves
+                if size > inner:
+                    rest = deque((*part, *remaining))
+                    continue
                 outer.append((Factor(FIXED, 1),))
                 rest = deque(remaining)
             if inside is None:
@@ -362,8 +365,8 @@ class Forest:
                 if not self._unify_segments(left.popleft(), right.popleft()):
                     break
                 continue
-            longer = left if _larger(*sizes) else right
-            at = min(s for s in sizes if isinstance(s, int)) if _whole(sizes) else 0
+            longer, other = (left, right) if _larger(*sizes) else (right, left)
+            at = _seam(longer[0], other)
             halves = self._cut_segment(longer.popleft(), at) if at else None
             if halves is None:
                 break
@@ -371,7 +374,7 @@ class Forest:
         else:
             if not left and not right:
                 return
-        why = Obstacle(self.node, "two axes meet there that are cut into different parts")
+        why = Obstacle(self.node, "two axes meet there whose parts do not line up")
         self.block(a, why)
         self.block(b, why)
 
@@ -451,6 +454,18 @@ class Forest:
             self.block(whole, why)
         for need in self.records[second].needs:
             self.require(whole, need)
+
+
+def _seam(long: Segment, others: Iterable[Segment]) -> int:
+    """Where segments that stand beside a longer one cut it: the middle of their seams, or 0."""
+    seams = [0]
+    size = segment_size(long)
+    for each in others:
+        part = segment_size(each)
+        if not isinstance(part, int) or not isinstance(size, int) or seams[-1] + part >= size:
+            break
+        seams.append(seams[-1] + part)
+    return seams[len(seams) // 2]
 
 
 def _exactly(need: Need) -> Need:

@@ -12,6 +12,7 @@ from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, holds, plain, text_of
+from archir.rewrite.names import OF_TENSORS
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
 from archir.weights.terms import Apply, IndexMap, Ref, Statistic
 
@@ -207,7 +208,26 @@ class Matcher:
             if not fine:
                 self._fail(state, match.root, f"the rule wants {text_of(condition)}")
                 return False
-        return self._free(match, state)
+        return self._sized(match, scope, state) and self._free(match, state)
+
+    def _sized(self, match: Match, scope: Scope, state: _State) -> bool:
+        """The sizes that attributes of the right side speak of are no symbols."""
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        sides = [e for pattern in body.replace.nodes for e in pattern.attrs.values()]
+        for expression in sides:
+            for call in t.walk(expression):
+                if not isinstance(call, t.Call) or call.callee.text not in OF_TENSORS:
+                    continue
+                if {e.path for e in t.walk(call) if isinstance(e, t.Name)} - scope.tensors.keys():
+                    continue
+                try:
+                    evaluate(call, scope)
+                except ArchirError as failure:
+                    reason = failure.diagnostics[0].message
+                    self._fail(state, match.root, reason, "give the axis a number")
+                    return False
+        return True
 
     def _free(self, match: Match, state: _State) -> bool:
         body = self.rule.body

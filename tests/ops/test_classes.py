@@ -264,6 +264,37 @@ def test_a_shared_weight_in_a_chain_is_one_class() -> None:
     assert held.obstacles == ()
 
 
+def test_many_parts_in_another_order() -> None:
+    """Cut in halves of halves: 64 parts are six cuts deep."""
+    names = [f"s{j}" for j in range(64)]
+    graph = net(
+        IMAGE + f"a = x |> conv(128)\n{', '.join(names)} = split(a, sizes = {[2] * 64})\n"
+        f"b = x |> conv(128)\nend = concat({', '.join(reversed(names))}) + a + b" + HEAD
+    )
+    held = [c for c in AxisClasses(graph, STANDARD).classes.values() if c.name == "a"]
+    assert [c.size for c in held] == [2] * 32
+    assert not any(c.obstacles for c in held)
+
+
+def test_groups_across_the_seams_of_a_concatenation() -> None:
+    graph = net(
+        IMAGE + "a = x |> conv(33)\nb = x |> conv(31)\n"
+        "end = concat(a, b) |> g: conv(64, groups = 32)" + HEAD
+    )
+    held = [c for c in AxisClasses(graph, STANDARD).classes.values() if c.name in ("a", "b")]
+    assert {(c.name, c.size) for c in held} == {("a", 16), ("a", 1), ("b", 15)}
+    assert not any(c.obstacles for c in held)
+
+
+def test_a_padding_of_nothing_is_no_part() -> None:
+    graph = net(
+        IMAGE + "a = x |> conv(5)\nb = a |> pad(before = [0, 1, 0, 0], after = [0, 0, 0, 0])\n"
+        "end = b |> g: conv(6, groups = 3)" + HEAD
+    )
+    classes = AxisClasses(graph, STANDARD)
+    assert [[f.size for f in s] for s in classes.structure(Value("b"), 1)] == [[1], [1], [2, 2]]
+
+
 def test_structures() -> None:
     graph = net(
         IMAGE + "a = x |> conv(4, 3)\nb = x |> conv(2, 3)\nj = concat(a, b, a)\n"

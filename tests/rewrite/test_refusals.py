@@ -68,6 +68,10 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
         "input x: f32[N, 6]\na = x |> linear(4)\nr = a |> relu\noutput y = r |> fc: linear(2)",
         *("deepen", "r", {}, "A302", "r", "the rule wants rank(x) == 4"),
     ),
+    "channels without a number": (
+        "input x: f32[N, T, 1, 1]\noutput y = x |> relu",
+        *("deepen", "relu", {}, "A302", "relu", "axis 1 of `x` has the symbolic size T"),
+    ),
     "another operator": (
         LAYERS,
         "deepen",
