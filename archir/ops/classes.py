@@ -20,6 +20,7 @@ from typing import Literal
 
 from archir.ir.dims import Size, product
 from archir.ir.graph import Graph, Node, Value
+from archir.ir.hash import numbering
 from archir.ir.memory import uncollected
 from archir.ops.forest import Condition, Forest, Need, Obstacle
 from archir.ops.infer import Instance, equations_of, instance_of
@@ -74,8 +75,13 @@ class AxisClasses:
         self.names: dict[str, Mapping[str, Structure]] = {}
         self._uses: list[tuple[Node, str, int, Kind, Structure]] = []
         with uncollected():
-            for node in graph:
-                self._visit(node)
+            # Where axes meet first decides how they are cut. In the canonical order of the nodes
+            # that does not depend on the order in which a text states them.
+            for name in numbering(graph).nodes:
+                self._visit(graph.node(name))
+            place = {node.name: j for j, node in enumerate(graph)}
+            self.names = {node.name: self.names[node.name] for node in graph}
+            self._uses.sort(key=lambda use: place[use[0].name])
             for output in graph.outputs:
                 why = f"it is the output `{output.name}` of the network"
                 for structure in self._values[output.value]:
@@ -299,7 +305,9 @@ class AxisClasses:
                 tuple(record.needs),
                 "" if whole else record.label,
             )
-        return _named(classes, set(self.names))
+        place = {name: j for j, name in enumerate(self.names)}
+        ordered = sorted(classes.values(), key=lambda held: (place[held.name], held.number))
+        return _named({held.number: held for held in ordered}, set(self.names))
 
 
 def _named(classes: Mapping[int, AxisClass], nodes: set[str]) -> dict[int, AxisClass]:

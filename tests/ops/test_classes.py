@@ -348,3 +348,19 @@ def test_lift(case: tuple[Structure, list[int], int]) -> None:
         start = start_of_next
     assert old == start
     assert found.tolist() == wanted
+
+
+def test_the_order_of_statements_does_not_matter() -> None:
+    """Slices that overlap, under groups: what is cut first decides into what."""
+    group = "c = a |> conv(2, 3, groups = 2)\n"
+    slices = "p = a |> slice(5, 6)\nq = a |> slice(1, 6)\n"
+    end = "d = p + q\nend = d |> conv(3)\noutput z = c |> flatten |> e: linear(2)"
+    found = [
+        {(c.site, c.size, c.obstacles) for c in AxisClasses(net(body), STANDARD).classes.values()}
+        for body in (
+            IMAGE + "a = x |> conv(12)\n" + group + slices + end + HEAD,
+            IMAGE + "a = x |> conv(12)\n" + slices + group + end + HEAD,
+        )
+    ]
+    assert found[0] == found[1]
+    assert any(site.startswith("a.") for site, _, _ in found[0])
