@@ -231,7 +231,9 @@ class Forest:
         if not isinstance(first.size, int) or not isinstance(inner, int):
             return None
         if first.size == 1 and tail:
-            self.block(((first,),), Obstacle(self.node, "a cut falls inside of it"))
+            self.block(
+                ((first,),), Obstacle(self.node, "a cut there falls inside of one of its entries")
+            )
             return self.cut((tail,), at)
         whole, part = divmod(at, inner)
         if not part:
@@ -263,7 +265,9 @@ class Forest:
                 return None
             right.append((*halves[1], *tail))
             (first,) = halves[0]
-        self.block(((first,),), Obstacle(self.node, "a cut falls inside of it"))
+        self.block(
+            ((first,),), Obstacle(self.node, "a cut there falls inside of one of its entries")
+        )
         pieces = self.cut((tail,), part)
         if pieces is None:
             return None
@@ -426,14 +430,16 @@ class Forest:
                 factors[0] = Factor(root, factors[0].size, tuple(again))
 
     def _meets_nothing(self, factor: Factor) -> None:
-        self.block(((factor,),), Obstacle(self.node, "it meets an axis without that part there"))
+        self.block(
+            ((factor,),), Obstacle(self.node, "it meets an axis there that has no such part")
+        )
 
     def join(self, f: Factor, g: Factor) -> None:
         """Make two factors of one size one class."""
         if f.number < 0 or g.number < 0:
             if f.number >= 0 or g.number >= 0:
                 self.block(
-                    ((f,), (g,)), Obstacle(self.node, "it meets an axis of fixed extent there")
+                    ((f,), (g,)), Obstacle(self.node, "it meets an axis there whose size is fixed")
                 )
             return
         a, b = self.find(f.number), self.find(g.number)

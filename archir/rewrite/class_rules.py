@@ -22,7 +22,7 @@ from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule
 from archir.weights.terms import IndexMap, Ref, Term
 
-_SUFFIX = re.compile(r"(.+)\.(out|in|axis\d|(?:heads|head|groups|group|outer|inner|part)\d*)")
+SUFFIX = re.compile(r"(.+)\.(out|in|axis\d|(?:heads|head|groups|group|outer|inner|part)\d*)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def site_parts(graph: Graph, site: str) -> tuple[str, str] | None:
     """The node and the suffix of ``PATH``, ``PATH.out``, ``PATH.in``, ``PATH.heads``, ..."""
     if site in graph:
         return site, ""
-    parts = _SUFFIX.fullmatch(site)
+    parts = SUFFIX.fullmatch(site)
     return (parts[1], parts[2]) if parts and parts[1] in graph else None
 
 

@@ -15,7 +15,14 @@ from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
-from archir.rewrite.class_rules import class_at, plan_class, refusal, site_parts, sites_of
+from archir.rewrite.class_rules import (
+    SUFFIX,
+    class_at,
+    plan_class,
+    refusal,
+    site_parts,
+    sites_of,
+)
 from archir.rewrite.match import Failure, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
@@ -136,6 +143,9 @@ class Planner:
         if any(n.name.startswith(f"{name}.") for n in self.graph):
             return self._within(rule, name)
         ends = [n.name for n in self.graph if n.name.endswith(f".{name}")]
+        parts = SUFFIX.fullmatch(name) if isinstance(rule.body, Reshaping) else None
+        if parts and not ends:
+            ends = [f"{n.name}.{parts[2]}" for n in self.graph if n.name.endswith(f".{parts[1]}")]
         if len(ends) == 1:
             return ends[0]
         given = next((o.value.node for o in self.graph.outputs if o.name == name), None)

@@ -225,7 +225,7 @@ BLOCKED = {
     ),
     "constant": (
         "a = x |> conv(3, 1)\nk = constant([[[1.0]], [[2.0]], [[3.0]]])\nend = a * k",
-        *(("a.weight", 0), "end", "fixed extent"),
+        *(("a.weight", 0), "end", "whose size is fixed"),
     ),
     "a gate of one channel": (
         "a = x |> conv(4, 3)\ng = x |> conv(1, 1)\nend = a * g",

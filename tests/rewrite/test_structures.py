@@ -377,6 +377,12 @@ def test_refused_with_the_node_and_what_would_do(name: str) -> None:
     assert hint in found.hint
 
 
+@pytest.mark.parametrize("at", ["t.qkv.heads", "qkv.heads", "widen@qkv.heads"])
+def test_a_part_is_found_by_the_end_of_its_path(at: str) -> None:
+    made = plan(graph("packed attention, a class token and positions"), "widen", at, width=4)
+    assert made.after.node("t.attention").attrs["heads"] == 4
+
+
 def test_what_is_read_is_measured() -> None:
     before = graph("separate attention")
     made = plan(before, "prune", "e", width=4)
