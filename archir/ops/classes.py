@@ -229,15 +229,17 @@ class AxisClasses:
                 continue
             for axis in axes:
                 for name in (n for term in axis.terms for n in _names(term, use)):
-                    if name not in env and name in results:
+                    if name not in env and (name in results or axis.opaque):
                         env[name] = self._forest.fresh(use.sizes[name], node.name)
+                    if axis.opaque:
+                        self._block(env[name], f"`{node.op}` picks its entries by their numbers")
             structures = tuple(self._structure(axis, use, env) for axis in axes)
             earlier = self._params.setdefault(node.params[role], structures)
             for one, two in zip(earlier, structures, strict=True):
                 self._forest.unify(one, two)
             for index, axis in enumerate(axes):
                 for name in (n for term in axis.terms for n in _names(term, use, env)):
-                    kind: Kind = "produce"
+                    kind: Kind = "consume" if axis.opaque else "produce"
                     if name in operand:
                         kind = "carry" if name in results else "consume"
                     if name in env:

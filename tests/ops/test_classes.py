@@ -231,6 +231,13 @@ BLOCKED = {
         "a = x |> conv(4, 3)\ng = x |> conv(1, 1)\nend = a * g",
         *(("g.weight", 0), "end", "`mul` wants a single entry there"),
     ),
+    "the words of a table that another layer reads": (
+        (
+            "param w: f32[5, 4]\nend = x |> conv(4, 3)\ninput i: i64[N, 7]\n"
+            "output z = i |> embedding(5, 4, weight = w) |> e: linear(5, weight = w)"
+        ),
+        *(("w", 0), "embedding", "`embedding` picks its entries by their numbers"),
+    ),
     "an axis that is squeezed": (
         "a = x |> conv(1, 3)\nend = a |> squeeze(1) |> unsqueeze(1)",
         *(("a.weight", 0), "end.squeeze", "`squeeze` wants a single entry there"),
