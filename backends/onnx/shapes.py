@@ -85,6 +85,15 @@ def _expand(at: Site) -> None:
     at.emit("Expand", x, at.helper("shape", "Concat", *parts, axis=0))
 
 
+_FUSED = frozenset(
+    {
+        *("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool"),
+        *("dropout", "stochastic_depth"),
+    }
+)
+"""What ONNX Runtime makes one with a Pad of zeros before it, though a pooling then ignores them."""
+
+
 def _pad(at: Site) -> None:
     before, after, mode = at.ints("before"), at.ints("after"), at.attr("mode")
     if mode == "circular":
@@ -93,7 +102,11 @@ def _pad(at: Site) -> None:
     pads = whole(at, "pads", *before, *after)
     if mode == "constant":
         value = at.constant("value", np.asarray(at.attr("value"), at.dtype))
-        at.emit("Pad", *at.args, pads, value, mode="constant")
+        if not _FUSED.intersection(n.op for n, _, _ in at.frame.graph.readers(at.node.name)):
+            at.emit("Pad", *at.args, pads, value, mode="constant")
+            return
+        apart = at.helper("padded", "Pad", *at.args, pads, value, mode="constant")
+        at.emit("Reshape", apart, whole(at, "shape", *[0] * len(before)))
     else:
         at.emit("Pad", *at.args, pads, mode={"reflect": "reflect", "replicate": "edge"}[mode])
 

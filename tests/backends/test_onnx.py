@@ -345,3 +345,23 @@ def test_pooling_that_onnx_cannot_express_is_refused(net: Any) -> None:
     with pytest.raises(ArchirError, match="A502") as caught:
         backend.build(graph, {})
     assert caught.value.diagnostics[0].node == "pool"
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_zeros_before_a_pooling_are_not_lost(net: Any, tmp_path: Path, opset: int) -> None:
+    """ONNX Runtime would make one node of both, in which padding never wins."""
+    x = net.input("x", "N", 2, 5)
+    below = net.add("neg", "neg", net.add("abs", "abs", x))
+    heads = {}
+    for name, between, op, attrs in (
+        ("a", "", "max_pool", {"kernel": 3, "stride": 1, "padding": 1}),
+        ("b", "dropout", "max_pool", {"kernel": 2}),
+        ("c", "", "avg_pool", {"kernel": 3, "padding": 1, "count_include_pad": False}),
+        ("d", "", "adaptive_max_pool", {"size": 4}),
+    ):
+        value = net.add(f"{name}pad", "pad", below, before=(0, 0, 1), after=(0, 0, 2))
+        value = net.add(f"{name}mid", between, value) if between else value
+        heads[name] = net.add(name, op, value, **attrs)
+    graph = net.build(**heads)
+    report = backend.export(graph, {}, tmp_path / "n.onnx", opset=opset)
+    assert all(drift < 1e-6 for drift in report.drift.values())
