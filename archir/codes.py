@@ -416,7 +416,7 @@ CODES: dict[str, Code] = {
         "no such site",
         "A site is the path of a node, an ending of it that fits one node, or a block that holds "
         "one site; for a rule over a class `PATH.out` and `PATH.in` too. `archir rules FILE` lists "
-        "them.",
+        "them. `archir show FILE --at` takes the path of any block or layer.",
     ),
     "A606": Code(
         "several sites",

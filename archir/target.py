@@ -156,6 +156,7 @@ class Draw(Protocol):
         depth: int | None = None,
         fold: bool = True,
         kinds: Mapping[str, str] | None = None,
+        at: str = "",
     ) -> Drawing:
         """Draw a network.
 
@@ -165,9 +166,11 @@ class Draw(Protocol):
             depth: How many levels of blocks are opened; all of them by default.
             fold: Whether a chain of alike blocks is drawn once.
             kinds: The names of blocks, by the paths of their instances.
+            at: The path of the only block that is drawn, with what enters and leaves it.
 
         Raises:
-            ArchirError: A641, the picture would be too large to read.
+            ArchirError: A605, there is no block ``at``; A641, the picture would be too large to
+                read.
         """
 
 

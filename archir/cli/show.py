@@ -16,8 +16,17 @@ from archir.cli.options import human
 from archir.diag import error
 from archir.ir.graph import Graph, Node
 from archir.ir.types import TensorType
-from archir.lang.outline import Scope, block_names, folds, outline, relative
-from archir.lang.program import Program
+from archir.lang.outline import (
+    Crossing,
+    Scope,
+    block_names,
+    entering,
+    folds,
+    kind_of,
+    leaving,
+    outline,
+    relative,
+)
 from archir.lang.words import arguments, call, compact, needed, write_value
 from archir.ops import installed_ops
 from archir.ops.cost import LayerCost, cost
@@ -57,7 +66,10 @@ def shape_text(types: Sequence[TensorType]) -> str:
 
 @dataclass
 class Table:
-    """The rows of a network's table, grouped by blocks. Every number stands in one row."""
+    """The rows of a network's table, grouped by blocks. Every number stands in one row.
+
+    Of one block, what enters it stands above and what leaves it below.
+    """
 
     graph: Graph
     ops: OpSet
@@ -66,6 +78,16 @@ class Table:
     fold: bool
     kinds: Mapping[str, str]
     rows: list[Row] = field(default_factory=list)
+
+    def fill(self, scope: Scope) -> None:
+        """Add a scope, and what crosses its border."""
+        self._ends(entering(scope, self.graph))
+        self.add(scope)
+        self._ends(leaving(scope, self.graph))
+
+    def _ends(self, crossings: Sequence[Crossing]) -> None:
+        for value, text in crossings:
+            self.rows.append((text, "", str(self.graph.type_of(value)), "", ""))
 
     def add(self, scope: Scope, level: int = 0) -> None:
         """Add what a scope holds."""
@@ -81,9 +103,7 @@ class Table:
             if self.depth is not None and level >= self.depth:
                 self.rows.append(self._closed(indent + member.path, [member]))
             else:
-                self.rows.append(
-                    (indent + member.path, self.kinds.get(member.path, ""), "", "", "")
-                )
+                self.rows.append((indent + member.path, kind_of(member, self.kinds), "", "", ""))
                 self.add(member, level + 1)
             if others:
                 last = f" .. {others[-1].path}" if len(others) > 1 else ""
@@ -93,7 +113,7 @@ class Table:
     def _closed(self, name: str, scopes: Sequence[Scope], said: str = "") -> Row:
         """One row for scopes that are not opened."""
         nodes = [node for scope in scopes for node in scope.nodes()]
-        kind = self.kinds.get(scopes[0].path)
+        kind = kind_of(scopes[0], self.kinds)
         said = said or ", ".join(filter(None, (kind, _counted(len(nodes), "layer"))))
         return name, said, *self._numbers(nodes)
 
@@ -142,6 +162,7 @@ def show(
     form: str | None,
     output: str | None,
     force: bool,
+    at: str,
     depth: int | None,
     everything: bool,
 ) -> Report:
@@ -154,19 +175,26 @@ def show(
     form = form or _format_of(output)
     program = options.program(file, param)
     if form != "table":
-        return draw(program, file, form, output, force=force, depth=depth, fold=not everything)
+        view = View(at, depth, not everything, block_names(program.origins))
+        return draw(program.graph, file, form, output, view, force=force)
     if output is not None:
         raise error("A609", "the table is printed; -o goes with --format svg or dot")
     graph, ops = program.graph, installed_ops()
-    total = cost(graph, ops)
+    scope = outline(graph, at)
+    nodes = list(scope.nodes()) if at else list(graph)
+    total = cost(graph, ops, nodes)
     costs = {layer.node: layer for layer in total.layers}
-    table = Table(graph, ops, costs, depth, not everything, block_names(program.origins))
-    table.add(outline(graph))
+    kinds = block_names(program.origins)
+    table = Table(graph, ops, costs, depth, not everything, kinds)
+    table.fill(scope)
     width = min(max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), WIDEST)
     text = options.table(HEADERS, fitted(table.rows, width), right=(3, 4))
-    foot = f"\n{graph.name}: {total.params:,} parameters, {total.macs:,} MACs (batch 1)"
-    layers = [layer_data(node, costs[node.name]) for node in graph]
-    return Report({"file": file, "name": graph.name, "layers": layers}, text + foot)
+    name = f"{graph.name}, {at}" if at else graph.name
+    kind = f" ({kinds[at]})" if at in kinds else ""
+    foot = f"\n{name}{kind}: {total.params:,} parameters, {total.macs:,} MACs (batch 1)"
+    layers = [layer_data(node, costs[node.name]) for node in nodes]
+    data = {"file": file, "name": graph.name, **({"at": at} if at else {}), "layers": layers}
+    return Report(data, text + foot)
 
 
 def layer_data(node: Node, own: LayerCost) -> dict[str, object]:
@@ -193,15 +221,18 @@ def _format_of(output: str | None) -> str:
     return SUFFIXES[suffix]
 
 
+@dataclass(frozen=True)
+class View:
+    """What of a network is drawn: see :class:`archir.target.Draw`."""
+
+    at: str
+    depth: int | None
+    fold: bool
+    kinds: Mapping[str, str]
+
+
 def draw(
-    program: Program,
-    file: str,
-    form: str,
-    output: str | None,
-    *,
-    force: bool,
-    depth: int | None,
-    fold: bool,
+    graph: Graph, file: str, form: str, output: str | None, view: View, *, force: bool
 ) -> Report:
     """Draw a network into a file, or onto standard output."""
     from archir.files import check_target, writing
@@ -212,9 +243,9 @@ def draw(
         if target.suffix in OURS:
             raise error("A602", f"cannot write {output}: that is no name for a picture")
         check_target(target, force=force)
-    kinds = block_names(program.origins)
-    made = drawn_as(form)(program.graph, installed_ops(), depth=depth, fold=fold, kinds=kinds)
-    data = {"file": file, "name": program.graph.name, "format": form}
+    made = drawn_as(form)(graph, installed_ops(), **vars(view))
+    at = {"at": view.at} if view.at else {}
+    data = {"file": file, "name": graph.name, **at, "format": form}
     counts = {"boxes": made.boxes, "edges": made.edges}
     if output is None:
         return Report({**data, **counts, "drawing": made.text}, made.text.rstrip("\n"))
@@ -231,6 +262,7 @@ command = make(
     click.option("--format", "form", type=click.Choice(["table", "svg", "dot"]), help="[table]"),
     click.option("-o", "--output", type=click.Path(dir_okay=False), help="NAME.svg or NAME.dot."),
     options.force,
+    click.option("--at", default="", metavar="BLOCK", help="Only one block, such as stage2.0."),
     click.option("--depth", type=click.IntRange(0), help="How many levels of blocks to open."),
     click.option("--all", "everything", is_flag=True, help="Show every repeat of a block."),
     example="archir show net.arch -o net.svg",

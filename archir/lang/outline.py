@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
 from archir.lang import tree as t
 from archir.lang.program import Origin
@@ -17,12 +20,14 @@ MAX_SCOPES = 12
 class Scope:
     """What lies below a path: nodes and further scopes, by their first node's place.
 
-    ``name`` is the path as its parent shows it.
+    ``name`` is the path as its parent shows it. ``outer`` is the path of the outermost scope
+    that was joined with it: the same layers lie below both.
     """
 
     path: str
     name: str
     members: list[Scope | Node] = field(default_factory=list)
+    outer: str = ""
 
     def nodes(self) -> Iterator[Node]:
         """All nodes in it, those of inner scopes included."""
@@ -41,8 +46,16 @@ class Fold:
     others: tuple[Scope, ...] = ()
 
 
-def outline(graph: Graph) -> Scope:
-    """The scopes of a graph. A scope that holds nothing but one scope is joined with it."""
+def outline(graph: Graph, at: str = "") -> Scope:
+    """The scopes of a graph. A scope that holds nothing but one scope is joined with it.
+
+    Args:
+        graph: The graph.
+        at: The path of the only scope that is asked for, or of a node, which is then alone.
+
+    Raises:
+        ArchirError: A605, there is no such path.
+    """
     root = Scope("", "")
     scopes = {"": root}
     for node in graph:
@@ -55,7 +68,76 @@ def outline(graph: Graph) -> Scope:
         owner.members.append(node)
     for scope in list(scopes.values()):
         scope.members = [_joined(member, scope.path) for member in scope.members]
-    return root
+    if at in scopes:
+        return scopes[at]
+    if at in graph:
+        return Scope(at, at, [graph.node(at)])
+    raise _unknown(at, [*list(scopes)[1:], *(node.name for node in graph)])
+
+
+def _unknown(at: str, known: Sequence[str]) -> ArchirError:
+    """That there is no such path, with those that end so, or else with those that read alike."""
+    close = [path for path in known if path.endswith(f".{at}")][:3]
+    close = close or difflib.get_close_matches(at, known, 3)
+    tops = dict.fromkeys(path.partition(".")[0] for path in known)
+    hint = f"did you mean {' or '.join(close)}?" if close else _some("there are", list(tops))
+    return error("A605", f"the network has no block or layer `{at}`", hint=hint)
+
+
+def _some(what: str, names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what} {', '.join(names[:most])}{more}"
+
+
+class Crossing(NamedTuple):
+    """A value that enters or leaves a scope, and in words whence or where to."""
+
+    value: Value
+    text: str
+
+
+def entering(scope: Scope, graph: Graph) -> list[Crossing]:
+    """The values from outside that a scope reads, each once: ``from stem.0``."""
+    if not scope.path:
+        return []
+    return [Crossing(value, f"from {value}") for value in dict.fromkeys(_reads(scope, graph))]
+
+
+def leaving(scope: Scope, graph: Graph) -> list[Crossing]:
+    """The values of a scope that are read outside, each once: ``to cells.1, cells.2``.
+
+    Readers are called by what stands beside the scope; the network's outputs are read too.
+    """
+    if not scope.path:
+        return []
+    inside = {node.name for node in scope.nodes()}
+    found: dict[Value, dict[str, None]] = {}
+    for node in scope.nodes():
+        for user, _, port in graph.readers(node.name):
+            if user.name not in inside:
+                to = found.setdefault(Value(node.name, port), {})
+                to[_beside(user.name, scope.path)] = None
+    for output in graph.outputs:
+        if output.value.node in inside:
+            found.setdefault(output.value, {})[f"output {output.name}"] = None
+    return [Crossing(value, _some("to", list(names), 4)) for value, names in found.items()]
+
+
+def _beside(path: str, scope: str) -> str:
+    """The beginning of a path that is one part longer than what it shares with a scope's."""
+    parts = path.split(".")
+    shared = 0
+    for own, other in zip(parts, scope.split("."), strict=False):
+        if own != other:
+            break
+        shared += 1
+    return ".".join(parts[: shared + 1])
+
+
+def height(scope: Scope) -> int:
+    """How many levels of scopes lie in a scope."""
+    inner = [height(member) for member in scope.members if isinstance(member, Scope)]
+    return 1 + max(inner) if inner else 0
 
 
 def block_names(origins: Mapping[str, Origin]) -> dict[str, str]:
@@ -68,6 +150,14 @@ def block_names(origins: Mapping[str, Origin]) -> dict[str, str]:
                 found[scope.path] = scope.block.name.text
             scope = scope.parent
     return found
+
+
+def kind_of(scope: Scope, kinds: Mapping[str, str]) -> str:
+    """The block that a scope is an instance of, or the outermost of those joined; "" if none."""
+    first = len((scope.outer or scope.path).split("."))
+    parts = scope.path.split(".")
+    paths = (".".join(parts[:length]) for length in range(first, len(parts) + 1))
+    return next((kinds[path] for path in paths if path in kinds), "")
 
 
 def is_convex(scope: Scope, order: Mapping[str, int], nodes: Sequence[Node]) -> bool:
@@ -102,7 +192,8 @@ def _joined(member: Scope | Node, above: str) -> Scope | Node:
         (only,) = member.members
         if not isinstance(only, Scope):
             break
-        member = Scope(only.path, relative(only.path, above), only.members)
+        outer = member.outer or member.path
+        member = Scope(only.path, relative(only.path, above), only.members, outer)
     return member
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from archir.ir.dims import Size, product, substitute, symbols_of
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Node
 from archir.ir.types import TensorType
 from archir.ops.infer import Instance, instance_of
 from archir.ops.record import OpSet
@@ -66,11 +67,11 @@ def macs(use: Instance) -> int:
     return concrete(product(use.sizes[name] for name in results | weights))
 
 
-def cost(graph: Graph, ops: OpSet) -> Cost:
-    """The cost of a network and of each of its layers."""
+def cost(graph: Graph, ops: OpSet, nodes: Iterable[Node] | None = None) -> Cost:
+    """The cost of a network and of each of its layers, or of some of its nodes alone."""
     layers = []
     counted: set[str] = set()
-    for node in graph:
+    for node in graph if nodes is None else nodes:
         own = 0
         for path in node.params.values():
             parameter = graph.parameters[path]
@@ -80,7 +81,8 @@ def cost(graph: Graph, ops: OpSet) -> Cost:
         size = sum(elements(t) * BYTES[t.dtype] for t in node.types)
         work = 0 if node.op == "input" else macs(instance_of(node, graph, ops))
         layers.append(LayerCost(node.name, node.op, own, work, size))
-    buffers = [p for p in graph.parameters.values() if p.buffer]
+    read = graph.parameters if nodes is None else sorted(counted)
+    buffers = [graph.parameters[path] for path in read if graph.parameters[path].buffer]
     return Cost(
         sum(layer.params for layer in layers),
         sum(elements(p.type) for p in buffers),

@@ -23,6 +23,7 @@ def write(
     depth: int | None = None,
     fold: bool = True,
     kinds: Mapping[str, str] | None = None,
+    at: str = "",
 ) -> Drawing:
     """Write a network as a DOT file, which needs no package; Graphviz draws it.
 
@@ -32,11 +33,12 @@ def write(
         depth: How many levels of blocks are opened; all of them by default.
         fold: Whether a chain of alike blocks is drawn once.
         kinds: The names of blocks, by the paths of their instances.
+        at: The path of the only block that is drawn, with what enters and leaves it.
 
     Raises:
-        ArchirError: A641, the picture would be too large to read.
+        ArchirError: A605, there is no block ``at``; A641, the picture would be too large to read.
     """
-    found = picture(graph, ops, depth=depth, fold=fold, kinds=kinds)
+    found = picture(graph, ops, depth=depth, fold=fold, kinds=kinds, at=at)
     names = {id(box): f"n{index}" for index, box in enumerate(found.boxes)}
     lines = [
         f"digraph {_quote(graph.name)} {{",

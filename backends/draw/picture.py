@@ -8,20 +8,35 @@ a depth are one box each.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from archir.diag import error
+from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
-from archir.lang.outline import Scope, folds, is_convex, outline, relative
-from archir.ops.cost import LayerCost, cost
+from archir.lang.outline import (
+    Scope,
+    entering,
+    folds,
+    height,
+    is_convex,
+    kind_of,
+    leaving,
+    outline,
+    relative,
+)
+from archir.ops.cost import Cost, cost
 from archir.ops.record import OpSet
 
 from . import labels
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 MOST_BOXES = 2000
 """Boxes of a picture, clusters included."""
 MOST_EDGES = 8000
+GLANCE = 24
+"""Boxes that are read at a glance: of one block, as many levels are opened as make no more."""
+SMALL = 8
+"""Layers that may share a box; a block of more is not looked into for that."""
 LAYERS = frozenset({"conv", "linear", "attention"})
 """Families that a normalisation belongs to, before it or after it."""
 ALONG = frozenset({"norm", "activation", "noise"})
@@ -85,48 +100,78 @@ def picture(
     depth: int | None = None,
     fold: bool = True,
     kinds: Mapping[str, str] | None = None,
+    at: str = "",
 ) -> Picture:
     """Decide what is drawn of a network.
 
     Args:
         graph: The network.
         ops: Its operators.
-        depth: How many levels of blocks are opened; all of them by default.
+        depth: How many levels of blocks are opened; all of them by default, and with ``at`` as
+            many as make no more than :data:`GLANCE` boxes.
         fold: Whether a chain of alike blocks is drawn once.
         kinds: The names of blocks, by the paths of their instances.
+        at: The path of the only block, or layer, that is drawn.
 
     Raises:
-        ArchirError: A641, the picture would have more boxes or edges than anyone can read.
+        ArchirError: A605, there is no ``at``; A641, the picture would have more boxes or edges
+            than anyone can read.
     """
-    made = _Maker(graph, ops, depth, fold, kinds or {})
-    made.open(outline(graph), made.root, 0)
+    scope = outline(graph, at)
+    total = cost(graph, ops, scope.nodes() if at else None)
+
+    def opened(levels: int | None) -> _Maker:
+        made = _Maker(graph, ops, total, levels, fold, kinds or {}, scope)
+        made.open(scope, made.root, 0)
+        return made
+
+    made = _at_a_glance(opened, height(scope)) if at and depth is None else opened(depth)
     made.finish()
-    total = cost(graph, ops)
-    title = f"{graph.name}: {total.params:,} parameters, {total.macs:,} MACs"
+    name = f"{graph.name}, {at}" if at else graph.name
+    kind = f" ({kinds[at]})" if kinds and at in kinds else ""
+    title = f"{name}{kind}: {total.params:,} parameters, {total.macs:,} MACs"
     return Picture(title, made.root, made.boxes, made.edges())
 
 
+def _at_a_glance(opened: Callable[[int], _Maker], most: int) -> _Maker:
+    """Open as many levels as can be read at a glance, and none where that is too much already."""
+    best = opened(0)
+    for levels in range(1, most + 1):
+        try:
+            made = opened(levels)
+        except ArchirError:  # far too large
+            break
+        if len(made.boxes) > GLANCE:
+            break
+        best = made
+    return best
+
+
 class _Maker:
-    """Collects the boxes of a graph."""
+    """Collects the boxes of a graph, or of one scope of it."""
 
     def __init__(
         self,
         graph: Graph,
         ops: OpSet,
+        total: Cost,
         depth: int | None,
         fold: bool,
         kinds: Mapping[str, str],
+        scope: Scope,
     ) -> None:
         self.graph, self.ops, self.kinds = graph, ops, kinds
-        self.depth, self.fold = depth, fold
+        self.depth, self.fold, self.scope = depth, fold, scope
         self.nodes = list(graph)
         self.order = {node.name: place for place, node in enumerate(self.nodes)}
-        self.root = Cluster("", graph.name)
+        self.root = Cluster(scope.path, graph.name)
         self.boxes: list[Box] = []
         self.owner: dict[str, Box] = {}
+        self.sources: dict[Value, Box] = {}
+        self.sinks: list[tuple[Value, Box]] = []
         self.aliases: dict[str, str] = {}
         self.count = 0
-        self.costs: dict[str, LayerCost] = {c.node: c for c in cost(graph, ops).layers}
+        self.costs = {layer.node: layer for layer in total.layers}
 
     def open(self, scope: Scope, cluster: Cluster, level: int) -> None:
         """Put what a scope holds into a cluster."""
@@ -149,7 +194,7 @@ class _Maker:
     ) -> None:
         """Open a block; one that comes to a single box is that box."""
         self._room()
-        name, kind = _span(scope, others, cluster), self.kinds.get(scope.path, "")
+        name, kind = _span(scope, others, cluster), kind_of(scope, self.kinds)
         inner = Cluster(scope.path, name, kind, count=1 + len(others))
         self.open(scope, inner, level + 1)
         if not others and len(inner.members) == 1:
@@ -180,14 +225,30 @@ class _Maker:
     def _block(self, scope: Scope, cluster: Cluster, others: tuple[Scope, ...]) -> None:
         """Draw a block as one box."""
         nodes = list(scope.nodes())
-        times = f" x {1 + len(others)}" if others else ""
-        parts = [_span(scope, others, cluster) + times]
-        kind = self.kinds.get(scope.path, "")
-        name = f"{kind}, {len(nodes)} layers" if kind else f"{len(nodes)} layers"
-        box = Box(scope.path, name, labels.BLOCK, parts, 0, "", nodes)
+        if not others and len(nodes) <= SMALL and self._one_box(scope, cluster):
+            return
+        times = f" {TIMES} {1 + len(others)}" if others else ""
+        name, kind = _short_span(scope, others, cluster), kind_of(scope, self.kinds)
+        layers = f"{len(nodes)} layer{'' if len(nodes) == 1 else 's'}"
+        said, last = (kind, f"{name}, {layers}") if kind else (name, layers)
+        box = Box(scope.path, last, labels.BLOCK, [said + times], 0, "", nodes)
         box.shape = labels.shape(nodes[-1].types)
         self._add(box, cluster)
         self.owner.update(dict.fromkeys((node.name for node in nodes), box))
+
+    def _one_box(self, scope: Scope, cluster: Cluster) -> bool:
+        """Draw a block as the box that its layers share, if they do."""
+        inner = Cluster(scope.path, relative(scope.path, cluster.path))
+        for node in scope.nodes():
+            self._layer(node, inner)
+        if len(inner.members) == 1:
+            (only,) = inner.members
+            only.name = f"{inner.name}.{only.name}"
+            cluster.members.append(only)
+            return True
+        self.count -= len(inner.members)
+        del self.boxes[len(self.boxes) - len(inner.members) :]
+        return False
 
     def _layer(self, node: Node, cluster: Cluster) -> None:
         family = labels.family(node.op)
@@ -233,18 +294,37 @@ class _Maker:
         return any(labels.family(node.op) == "norm" for node in box.nodes)
 
     def finish(self) -> None:
-        """Put the boxes in the order of the graph; add what they say in full, and the outputs."""
+        """Put the boxes in the order of the graph; add what they say in full, and the ends."""
         self.boxes.sort(key=lambda box: self.order[box.nodes[0].name])
         for box in self.boxes:
             box.note = self._note(box)
+        if self.scope.path:
+            self._crossings()
+            return
         for output in self.graph.outputs:
             shape = labels.shape((self.graph.type_of(output.value),))
             box = Box(output.name, "output", "end", [output.name], 0, shape)
             box.note = f"output {output.name}: {self.graph.type_of(output.value)}"
             self._add(box, self.root)
+            self.sinks.append((output.value, box))
         for box in self.boxes:
             if box.nodes and box.nodes[0].op == "input":
                 box.name = "input"
+
+    def _crossings(self) -> None:
+        """Add a small end for each value that enters or leaves the scope."""
+        inner, self.boxes = self.boxes, []
+        for value, text in entering(self.scope, self.graph):
+            self.sources[value] = self._end(text, text, value)
+        self.boxes += inner
+        for value, text in leaving(self.scope, self.graph):
+            self.sinks.append((value, self._end(f"{value} {text}", text, value)))
+
+    def _end(self, path: str, text: str, value: Value) -> Box:
+        type_ = self.graph.type_of(value)
+        box = Box(path, text, "end", [], None, labels.shape((type_,)), note=f"{text}: {type_}")
+        self._add(box, self.root)
+        return box
 
     def _note(self, box: Box) -> str:
         """The text that shows where the pointer rests: paths, calls, type and cost."""
@@ -264,6 +344,8 @@ class _Maker:
         return "\n".join(lines)
 
     def _shown(self, value: Value) -> Box:
+        if value in self.sources:
+            return self.sources[value]
         name = value.node
         while name in self.aliases:
             name = self.aliases[name]
@@ -279,9 +361,8 @@ class _Maker:
                     source = place[id(self._shown(value))]
                     if source != index:
                         found.setdefault((source, index))
-        first = len(self.boxes) - len(self.graph.outputs)
-        for index, output in enumerate(self.graph.outputs):
-            found.setdefault((place[id(self._shown(output.value))], first + index))
+        for value, box in self.sinks:
+            found.setdefault((place[id(self._shown(value))], place[id(box)]))
         if len(found) > MOST_EDGES:
             raise _too_large(f"more than {MOST_EDGES:,} edges", self.depth)
         return _with_skips(list(found))
@@ -291,6 +372,12 @@ def _span(scope: Scope, others: tuple[Scope, ...], cluster: Cluster) -> str:
     """A block's name in its cluster, or the first and the last of several."""
     name = relative(scope.path, cluster.path)
     return f"{name} .. {relative(others[-1].path, cluster.path)}" if others else name
+
+
+def _short_span(scope: Scope, others: tuple[Scope, ...], cluster: Cluster) -> str:
+    """The same for a closed block, which does without the names of what it alone holds."""
+    outer = [Scope(s.outer or s.path, s.name) for s in (scope, *others)]
+    return _span(outer[0], tuple(outer[1:]), cluster)
 
 
 def _too_large(what: str, depth: int | None) -> Exception:

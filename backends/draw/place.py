@@ -61,7 +61,7 @@ class Placed:
 def _box_size(box: Box) -> tuple[float, float]:
     lines = title_lines(box)
     texts = [text_width(line, TEXT) for line in lines]
-    width = max(*texts, text_width(last_line(box), SMALL)) + 2 * PADDING
+    width = max([*texts, text_width(last_line(box), SMALL)]) + 2 * PADDING
     return max(72.0, round(width)), LINE * (len(lines) + 1) + PADDING
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .picture import Box, Cluster
+from .picture import TIMES, Box, Cluster
 
 LONGEST = 44
 """Characters of a line; what is longer is cut."""
@@ -37,8 +37,8 @@ def shorten(text: str, most: int = LONGEST) -> str:
 
 
 def title_lines(box: Box) -> list[str]:
-    """The parts of a box in lines: ``conv 3x3, 64 /2 + bn + relu``."""
-    lines = [shorten(box.parts[0])]
+    """The parts of a box in lines: ``conv 3x3, 64 /2 + bn + relu``; a small end has none."""
+    lines = [shorten(part) for part in box.parts[:1]]
     for part in box.parts[1:]:
         text = f"+ {shorten(part)}"
         if len(lines[-1]) + len(text) < WRAP:
@@ -53,11 +53,11 @@ def title_lines(box: Box) -> list[str]:
 
 def last_line(box: Box) -> str:
     """A box's name and the shape of its result."""
-    return f"{shorten(box.name, 30)} : {shorten(box.shape)}"
+    return f"{shorten(box.name, 30 if box.parts else LONGEST)} : {shorten(box.shape)}"
 
 
 def cluster_label(cluster: Cluster) -> str:
     """A cluster's name, and how many it stands for."""
-    times = f"  \N{MULTIPLICATION SIGN} {cluster.count}" if cluster.count > 1 else ""
+    times = f"  {TIMES} {cluster.count}" if cluster.count > 1 else ""
     kind = f" : {shorten(cluster.kind)}" if cluster.kind else ""
     return shorten(cluster.name) + kind + times

@@ -336,12 +336,15 @@ def test_depth() -> None:
     graph = example("resnet20")
     whole = picture(graph, STANDARD, depth=0)
     assert [box.parts[0] for box in whole.boxes if box.family == labels.BLOCK] == [
-        "stem", "stage1", "stage2", "stage3",
+        "stage1", "stage2", "stage3",
     ]  # fmt: skip
+    assert whole.boxes[1].parts == ["conv 3x3, 16", "bn", "relu"]  # the stem is one box anyway
+    assert whole.boxes[1].name == "stem.conv"
     assert clusters_of(whole.root) == []
     one = picture(graph, STANDARD, depth=1, kinds={"stage1.0": "basic"})
     (box,) = [box for box in one.boxes if box.path == "stage1.0"]
-    assert (box.parts, box.name, box.shape) == (["0 .. 2 x 3"], "basic, 7 layers", "16 x 32 x 32")
+    assert box.parts == ["basic \N{MULTIPLICATION SIGN} 3"]
+    assert (box.name, box.shape) == ("0 .. 2, 7 layers", "16 x 32 x 32")
     assert len(picture(graph, STANDARD, depth=2).boxes) == len(picture(graph, STANDARD).boxes)
 
 

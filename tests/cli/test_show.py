@@ -121,6 +121,73 @@ def test_json_has_every_layer_whatever_is_shown(archir: Archir) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "at"),
+    [("resnet20", "stage2"), ("resnet20", "stage2.1"), ("digits", "body"), ("resnet20", "fc")],
+)
+@pytest.mark.usefixtures("here")
+def test_one_block(archir: Archir, name: str, at: str) -> None:
+    graph = load(read_source(f"{name}.arch"), STANDARD).graph
+    whole = archir("show", f"{name}.arch", "--json").document["layers"]
+    own = [layer for layer in whole if f"{layer['path']}.".startswith(f"{at}.")]
+    document = archir("show", f"{name}.arch", "--at", at, "--json").document
+    assert (document["name"], document["at"], document["layers"]) == (graph.name, at, own)
+    assert 0 < len(own) < len(whole)
+    for flags in ((), ("--all",), ("--depth", "0")):
+        out = archir("show", f"{name}.arch", "--at", at, *flags).out
+        assert sum(numbers(out, "params")) == sum(layer["param_count"] for layer in own)
+        assert sum(numbers(out, "MACs")) == sum(layer["macs"] for layer in own)
+        assert out.splitlines()[-1].startswith(f"{name}, {at}")
+        lines = table(out)
+        assert lines[0].startswith("from ")
+        assert lines[-1].startswith("to ")
+        (read,) = {v for layer in own for v in layer["inputs"]} - {layer["path"] for layer in own}
+        assert lines[0].split()[1] == read
+
+
+@pytest.mark.usefixtures("here")
+def test_a_tensor_shared_with_another_block_counts_in_both(archir: Archir, here: Path) -> None:
+    (here / "tied.arch").write_text(
+        "arch tied() {\n input x: f32[N, 4]\n a.fc = linear(x, 4)\n"
+        " b.fc = linear(a.fc, 4, weight = a.fc.weight, bias = a.fc.bias)\n output y = b.fc\n}\n"
+    )
+    answers = [archir("show", "tied.arch", *at) for at in ((), ("--at", "a"), ("--at", "b"))]
+    assert [a.out.splitlines()[-1] for a in answers] == [
+        "tied: 20 parameters, 32 MACs (batch 1)",
+        "tied, a: 20 parameters, 16 MACs (batch 1)",
+        "tied, b: 20 parameters, 16 MACs (batch 1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("at", "hint"),
+    [
+        ("stage2.7", "did you mean stage2.2 or stage2.1 or stage2.0?"),
+        ("bn1", "did you mean stage1.0.bn1 or stage1.1.bn1 or stage1.2.bn1?"),
+        ("???", "there are stem, stage1, stage2, stage3, image, global_avg_pool, fc"),
+    ],
+)
+@pytest.mark.parametrize("form", [(), ("--format", "dot"), ("-o", "net.svg"), ("--json",)])
+def test_no_such_block(
+    archir: Archir, here: Path, at: str, hint: str, form: tuple[str, ...]
+) -> None:
+    answer = archir("show", "resnet20.arch", "--at", at, *form)
+    assert answer.status == 2
+    assert "A605" in answer.err + answer.out
+    assert hint in answer.err + answer.out
+    assert not (here / "net.svg").exists()
+
+
+def test_a_picture_of_one_block(archir: Archir, here: Path) -> None:
+    answer = archir("show", "resnet20.arch", "--at", "stage2", "-o", "net.svg")
+    assert answer.out == "wrote net.svg: 9 boxes, 10 edges\n"
+    assert "from stage1.2.relu2 : 16 x 32 x 32" in (here / "net.svg").read_text()
+    words = ("--at", "stage2", "--depth", "0", "--all", "--format", "dot", "--json")
+    document = archir("show", "resnet20.arch", *words).document
+    assert (document["at"], document["boxes"]) == ("stage2", 5)
+    assert document["drawing"].count("basic") == 3
+
+
+@pytest.mark.parametrize(
     ("output", "flags", "form"),
     [
         ("net.svg", (), "svg"),

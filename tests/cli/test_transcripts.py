@@ -25,10 +25,12 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "new resnet20 -o resnet20.arch",
         "show resnet20.arch",
         "show resnet20.arch --depth 1",
+        "show resnet20.arch --at stage2.0",
+        "show resnet20.arch --at stage2.7",
         "show resnet20.arch -o resnet20.svg",
         "show resnet20.arch -o resnet20.svg",
         "show net.arch -o net.png",
-        "show net.arch --format dot --depth 0",
+        "show resnet20.arch --at stage2 --format dot --depth 0",
     ),
     "rewrite": (
         "weights init net.arch --seed 1 --random-statistics",
