@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +19,9 @@ from archir.diag import CHECK_FAILED, ArchirError, error
 from archir.lang.words import write_value
 from archir.ops import installed_ops
 from archir.ops.record import REQUIRED, Attr, Derived, Op, SameAs
+
+MOST = 12
+"""Lines of one kind that are printed; --json has all."""
 
 
 def explain(
@@ -74,14 +79,14 @@ def _default(attr: Attr) -> str:
 
 def _operator(op: Op) -> Report:
     """An operator as its record says it."""
-    lines = [f"{op.name}: {op.doc}", ""]
+    lines = [*_wrapped(f"{op.name}: {op.doc}"), ""]
     if isinstance(op.signature, str):
         lines += [f"  {op.signature}", ""]
     rows = [(a.name, a.kind.value, _default(a), a.doc) for a in op.attrs]
     if rows:
         lines += [options.table(("attribute", "", "default", ""), rows), ""]
     if op.field:
-        lines.append(f"  In exact checks: {op.field}.")
+        lines += _wrapped(f"  In exact checks: {op.field}.")
     data = {
         "operator": op.name,
         "doc": op.doc,
@@ -124,9 +129,26 @@ def _rule(
             "diagnostics": [to_json(d) for d in failure.diagnostics],
             "about": lines,
         }
-        return Report(data, "\n".join([text, *lines]), CHECK_FAILED)
-    head = f"`{rule.name}` applies at {plan.site}"
-    return Report({"applies": True, "site": plan.site, "about": lines}, "\n".join([head, *lines]))
+        return Report(data, "\n".join([text, *_readable(lines)]), CHECK_FAILED)
+    text = "\n".join([f"`{rule.name}` applies at {plan.site}", *_readable(lines)])
+    return Report({"applies": True, "site": plan.site, "about": lines}, text)
+
+
+def _readable(lines: Sequence[str]) -> list[str]:
+    """Lines that fit a terminal; of many alike ones (members, needs, obstacles) the first few."""
+    found: list[str] = []
+    for _, group in itertools.groupby(lines, lambda line: line[:4]):
+        alike = list(group)
+        if len(alike) > MOST + 1:
+            indent = " " * (len(alike[0]) - len(alike[0].lstrip()))
+            alike[MOST:] = [f"{indent}... and {len(alike) - MOST:,} more (--json has all)"]
+        found += [part for line in alike for part in _wrapped(line)]
+    return found
+
+
+def _wrapped(line: str) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(line, 100, subsequent_indent=indent, break_on_hyphens=False)
 
 
 command = make(

@@ -167,7 +167,7 @@ def _texts(certificate: Certificate, lineage: Lineage) -> list[Finding]:
             wrong = wrong or _text(failure)
     if not texts:
         return []
-    detail = wrong or f"{len(texts)} earlier texts"
+    detail = wrong or f"{len(texts)} earlier text{'' if len(texts) == 1 else 's'}"
     return [Finding("lineage", "hash", holds=not wrong, detail=detail)]
 
 
