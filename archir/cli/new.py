@@ -45,7 +45,8 @@ def new(template: str | None, output: str | None, force: bool) -> Report:
         text = options.table(("template", ""), [(n, _about(t)) for n, t in known.items()])
         return Report({"templates": list(known)}, text)
     if template not in known:
-        close = difflib.get_close_matches(template, list(known), 1)
+        close = [name for name in known if template and template.lower() in name][:1]
+        close = close or difflib.get_close_matches(template, list(known), 1)
         hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
         raise error("A609", f"there is no template `{template}`", hint=hint)
     target = Path(output or f"{template}.arch")

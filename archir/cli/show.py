@@ -168,7 +168,8 @@ def show(
 ) -> Report:
     """Print the layers of a network, or draw it.
 
-    The table has shapes and costs. Blocks that repeat are shown once; --all shows each.
+    The table has shapes and costs. Blocks that repeat are shown once; --all shows each. --at
+    shows one block alone, with what enters and leaves it.
     With --format svg or dot (or -o NAME.svg) the network is drawn: a layer has the
     normalisation and activation beside it in its box, and what skips layers is in red.
     """

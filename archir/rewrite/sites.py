@@ -201,7 +201,7 @@ class Planner:
 
     def _nowhere(self, rule: Rule) -> ArchirError:
         """The best failed match, or the first class's obstacle."""
-        best = Failure(-1, self.graph.name, "nothing like it occurs")
+        nothing = best = Failure(-1, self.graph.name, "nothing like it occurs")
         if isinstance(rule.body, Reshaping):
             for held in self.classes.classes.values():
                 stop = refusal(rule, held)
@@ -214,10 +214,10 @@ class Planner:
                 found = matcher.at(node) if node.op == matcher.root.op else None
                 if isinstance(found, Failure) and found.matched > best.matched:
                     best = found
+        where = "" if best is nothing else f"; nearest: at {best.node},"
         return error(
             "A302",
-            f"`{rule.name}` applies nowhere in this network; "
-            f"nearest: at {best.node}, {best.reason}",
+            f"`{rule.name}` applies nowhere in this network{where or ':'} {best.reason}",
             node=best.node,
             hint=best.hint,
         )

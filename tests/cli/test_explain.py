@@ -41,3 +41,21 @@ def test_texts_of_operators_fit(archir: Archir, operator: str) -> None:
     assert " ".join(out.split()).startswith(f"{operator}: {document['doc']}")
     texts = [line for line in out.splitlines() if "─" not in line]
     assert max(map(len, texts)) <= 100
+
+
+def test_a_rule_for_which_nothing_is_there(archir: Archir) -> None:
+    answer = archir("rewrite", EXAMPLES / "vit_tiny.arch", "--rule", "deepen", "--dry-run")
+    assert answer.status == 1
+    assert answer.err.splitlines()[0] == (
+        "error[A302]: `deepen` applies nowhere in this network: nothing like it occurs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("vit", "`vit_tiny`?"), ("ResNet", "`resnet20`?"), ("digit", "`digits`?"), ("", "there are:")],
+)
+def test_parts_of_names_are_understood(archir: Archir, name: str, hint: str) -> None:
+    answer = archir("new", name)
+    assert answer.status == 2
+    assert hint in answer.err
