@@ -87,6 +87,12 @@ class AxisClasses:
                 for structure in self._values[output.value]:
                     self._forest.block(structure, Obstacle(output.value.node, why))
             self.classes = self._collect()
+        self.sites = {c.site: c for c in self.classes.values() if c.members and not c.obstacles}
+        self.by_node: dict[str, dict[int, AxisClass]] = {}
+        """The classes that have a parameter of a node as a member."""
+        for number, held in self.classes.items():
+            for member in held.members:
+                self.by_node.setdefault(member.node, {})[number] = held
 
     def structure(self, value: Value, axis: int) -> Structure:
         """The structure of an axis of a value, classes by their final numbers."""
@@ -248,8 +254,8 @@ class AxisClasses:
     def _structure(self, axis: Axis, use: Instance, env: Mapping[str, Structure]) -> Structure:
         segments: list[Segment] = []
         for term in axis.terms:
-            if _extent(term, use) == 0:  # a padding of nothing
-                continue
+            if any((use.sizes[f] if isinstance(f, str) else f) == 0 for f in term):
+                continue  # a padding of nothing
             spread: list[Segment] = [()]
             for place, name in enumerate(_kept(term, use, env)):
                 if isinstance(name, int):
@@ -355,6 +361,9 @@ def _kept(
 
     A name that ``env`` knows to hold a class stays too: its size can change.
     """
+
+    if len(term) == 1 and isinstance(term[0], str):
+        return [term[0]]
 
     def stays(factor: str | int) -> bool:
         if isinstance(factor, int):

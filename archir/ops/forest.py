@@ -110,6 +110,10 @@ class Forest:
 
     def resolve(self, structure: Structure) -> Structure:
         """Representatives in place of classes, and parts in place of what has been cut."""
+        if len(structure) == 1 and len(structure[0]) == 1:  # what nearly all axes are
+            (factor,) = structure[0]
+            if factor.number < 0 or (not factor.inner and self.is_class(factor.number)):
+                return structure
         out: list[Segment] = []
         for segment in structure:
             out.extend(self._resolve(segment))

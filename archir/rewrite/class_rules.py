@@ -57,12 +57,11 @@ def class_at(classes: AxisClasses, graph: Graph, site: str) -> AxisClass:
     name, suffix = parts
     node = graph.node(name)
     wanted = {"out": ("produce", "carry"), "in": ("consume",), "": ("produce",)}.get(suffix)
-    for held in classes.classes.values():
-        if held.site == site and held.members and not held.obstacles:
-            return held
+    if site in classes.sites:
+        return classes.sites[site]
     found = {
         number
-        for number, held in classes.classes.items()
+        for number, held in classes.by_node.get(name, {}).items()
         for m in held.members
         if m.node == name
         and (m.kind in wanted if wanted else suffix in (f"axis{m.axis}", held.label))
