@@ -361,7 +361,6 @@ def _kept(
 
     A name that ``env`` knows to hold a class stays too: its size can change.
     """
-
     if len(term) == 1 and isinstance(term[0], str):
         return [term[0]]
 
