@@ -30,6 +30,7 @@ def print_flat(graph: Graph, ops: OpSet) -> str:
     """One binding a node, in the order of the graph; not yet formatted."""
     names = _value_names(graph)
     ahead = words.ties_ahead(graph)
+    shared = ahead | words.stated_before(graph)
     lines = [f"arch {arch_name(graph)} {{"]
     lines += [
         f"input {write_path(name)}: {words.write_type(graph.node(name).types[0])}"
@@ -40,7 +41,8 @@ def print_flat(graph: Graph, ops: OpSet) -> str:
             continue
         targets = [names[Value(node.name, port)] for port in range(len(node.types))]
         lines.append(
-            f"{', '.join(map(write_path, targets))} = {node_call(node, graph, ops, names, ahead)}"
+            f"{', '.join(map(write_path, targets))} = "
+            f"{node_call(node, graph, ops, names, (ahead, shared))}"
         )
     for output in graph.outputs:
         value = write_path(names[output.value])
@@ -74,17 +76,18 @@ def node_call(
     graph: Graph,
     ops: OpSet,
     names: dict[Value, str],
-    ahead: frozenset[tuple[str, str]],
+    ties: tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]],
 ) -> str:
-    """A node as a call in function form."""
+    """A node as a call in function form; ``ties`` as :mod:`archir.lang.words` finds them."""
+    ahead, shared = ties
     op = ops[node.op]
     rank = len(graph.type_of(node.inputs[0]).shape) if node.inputs else 0
     needed = words.needed(op, node.attrs, rank)
     stated = {name: words.compact(op, name, node.attrs[name]) for name in needed}
     texts = {name: words.write_value(value) for name, value in stated.items()}
     operands = [write_path(names[value]) for value in node.inputs]
-    renamed = words.renames(node.name, op, node.params)
+    renamed = words.renames(node.name, op, node.params, shared)
     tied = [role for role in renamed if (node.name, role) in ahead]
-    ties = [f"{write_path(role)} = {renamed.pop(role)}" for role in tied]
-    arguments = operands + words.arguments(op, texts) + ties
+    written = [f"{write_path(role)} = {renamed.pop(role)}" for role in tied]
+    arguments = operands + words.arguments(op, texts) + written
     return words.call(op.name, arguments, words.suffix(renamed), bare=False)

@@ -96,6 +96,7 @@ class _Printer:
         self.ops = ops
         self.plan = Plan(graph, ops)
         self.ahead = words.ties_ahead(graph)
+        self.shared = self.ahead | words.stated_before(graph)
         self.blocks: list[str] = []
         self.block_names = set(ops) | KEYWORDS | {"channels", "size", "rank", "min", "max"}
 
@@ -398,7 +399,7 @@ class _Printer:
 
     def _parameters(self, node: Node, scope: _Scope) -> tuple[list[str], dict[str, str]]:
         """Ties within a block, and renamed parameters."""
-        renamed = words.renames(node.name, self.ops[node.op], node.params)
+        renamed = words.renames(node.name, self.ops[node.op], node.params, self.shared)
         ties: list[str] = []
         for role in list(renamed):
             path = node.params[role]

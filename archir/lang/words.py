@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
 from archir.ir.graph import Graph
@@ -117,14 +117,20 @@ def call(name: str, args: Sequence[str], suffix: str = "", *, bare: bool = True)
     return text + suffix
 
 
-def renames(name: str, op: Op, params: Mapping[str, str]) -> dict[str, str]:
-    """What must be said of a node's parameters: role to a quoted leaf or an absolute path."""
+def renames(
+    name: str, op: Op, params: Mapping[str, str], shared: Collection[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """What must be said of a node's parameters: role to a quoted leaf or an absolute path.
+
+    ``shared`` holds the nodes and roles whose parameter is another node's too, and stated there.
+    """
     out: dict[str, str] = {}
     for role, path in params.items():
         usual = name if op.name == "parameter" else f"{name}.{role}"
         if path == usual:
             continue
-        if path.startswith(f"{name}.") and op.name != "parameter":
+        own = path.startswith(f"{name}.") and (name, role) not in shared
+        if own and op.name != "parameter":
             out[role] = '"' + escape(path[len(name) + 1 :], '"') + '"'
         else:
             out[role] = write_path(path)
@@ -141,6 +147,16 @@ def ties_ahead(graph: Graph) -> frozenset[tuple[str, str]]:
             ahead = path not in seen and owner != node.name and owner in graph
             if ahead and graph.node(owner).params.get(leaf) == path:
                 found.add((node.name, role))
+        seen.update(node.params.values())
+    return frozenset(found)
+
+
+def stated_before(graph: Graph) -> frozenset[tuple[str, str]]:
+    """Nodes and roles whose parameter is that of an earlier node."""
+    seen: set[str] = set()
+    found: set[tuple[str, str]] = set()
+    for node in graph:
+        found.update((node.name, role) for role, path in node.params.items() if path in seen)
         seen.update(node.params.values())
     return frozenset(found)
 

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from hypothesis import strategies as st
 
+from archir.diag import ArchirError
 from archir.ir.dims import symbol
 from archir.ir.graph import Graph, GraphBuilder, Output, Value, reachable
 from archir.lang import print_graph
@@ -88,6 +89,10 @@ class Case:
 
     def __repr__(self) -> str:
         command = "uv run python benchmarks/fuzz.py --file failing.arch"
+        try:
+            self.text  # noqa: B018 - what cannot be written is shown node by node
+        except ArchirError:
+            return "\n" + "\n".join(map(str, self.graph)) + "\n"
         return f"\n{self.text}\n# saved as failing.arch, this repeats all checks: {command}\n"
 
 

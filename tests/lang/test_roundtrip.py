@@ -134,6 +134,21 @@ def test_a_weight_tied_to_a_later_layer(folded: bool) -> None:
     assert "weight = b.c.weight" in text
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_shared_weight_whose_path_begins_like_the_node(folded: bool) -> None:
+    """`c.weight` as a name below `b` would be a second parameter of that path."""
+    graph = build("""arch n {
+    input x: i64[N, 3]
+    b.c = x |> embedding(6, 6)
+    b = b.c |> linear(6, weight = b.c.weight)
+    output b |> end: linear(2)
+}
+""").graph
+    assert graph.node("b").params["weight"] == graph.node("b.c").params["weight"] == "b.c.weight"
+    text = print_graph(graph, STANDARD) if folded else print_flat(graph, STANDARD)
+    assert difference(build(text).graph, graph) is None
+
+
 ARITHMETIC = """version 1
 arch n {
     input x: f32[N, 4]
