@@ -45,7 +45,9 @@ def new(template: str | None, output: str | None, force: bool) -> Report:
         text = options.table(("template", ""), [(n, _about(t)) for n, t in known.items()])
         return Report({"templates": list(known)}, text)
     if template not in known:
-        close = [name for name in known if template and template.lower() in name][:1]
+        word = template.lower() or "?"
+        close = [name for name in known if word in name][:1]
+        close = close or [name for name, text in known.items() if word in _about(text).lower()][:1]
         close = close or difflib.get_close_matches(template, list(known), 1)
         hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
         raise error("A609", f"there is no template `{template}`", hint=hint)

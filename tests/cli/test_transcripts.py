@@ -66,6 +66,7 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "rewrite net.arch --rule deepen --at stem.relu",
         "eval net.arch",
         "new digit",
+        "new inception",
         "verify net.arch",
     ),
 }
