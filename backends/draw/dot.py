@@ -27,16 +27,7 @@ def write(
 ) -> Drawing:
     """Write a network as a DOT file, which needs no package; Graphviz draws it.
 
-    Args:
-        graph: The network.
-        ops: Its operators.
-        depth: How many levels of blocks are opened; all of them by default.
-        fold: Whether a chain of alike blocks is drawn once.
-        kinds: The names of blocks, by the paths of their instances.
-        at: The path of the only block that is drawn, with what enters and leaves it.
-
-    Raises:
-        ArchirError: A605, there is no block ``at``; A641, the picture would be too large to read.
+    Arguments and errors are those of :class:`archir.target.Draw`.
     """
     found = picture(graph, ops, depth=depth, fold=fold, kinds=kinds, at=at)
     names = {id(box): f"n{index}" for index, box in enumerate(found.boxes)}
