@@ -11,12 +11,12 @@ import pytest
 from archir.ops.arithmetic import Array, Floating, Rational, Residues
 from archir.weights.functions import (
     FUNCTIONS,
-    MAX_ENTRIES,
     WeightError,
     evaluate,
     moment,
     shape_of,
 )
+from archir.weights.making import MAX_ENTRIES
 from archir.weights.terms import (
     Apply,
     IndexMap,

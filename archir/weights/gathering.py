@@ -1,0 +1,111 @@
+"""Weight functions that take entries of an axis and put them elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from archir.ops.arithmetic import Arithmetic, Array
+from archir.weights.record import Shape, WeightFunction, axis_of, moved, need, whole
+from archir.weights.terms import Apply, IndexMap, Term
+
+
+def _take_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
+    axis = axis_of("take", w, axis)
+    need(isinstance(g, IndexMap), "take needs an index map")
+    need(w[axis] == g.source, f"take: axis {axis} has size {w[axis]}, the map is over {g.source}")
+    return (*w[:axis], len(g.entries), *w[axis + 1 :])
+
+
+def _take(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
+    return np.take(w, g.entries, axis=axis)
+
+
+def _take_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
+    _, g, axis = args
+    if moments[0] is None:
+        return None
+    shares = Apply("count", (g,))
+    term: Term = Apply("take", (moments[0], g, axis))
+    for _ in range(2 if squared else 1):
+        term = Apply("divide_along", (term, shares, axis))
+    return term
+
+
+def _place_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
+    axis = axis_of("place", w, axis)
+    need(isinstance(g, IndexMap), "place needs an index map")
+    need(
+        w[axis] == len(g.entries),
+        f"place: axis {axis} has size {w[axis]}, the map places {len(g.entries)}",
+    )
+    return (*w[:axis], g.source, *w[axis + 1 :])
+
+
+def _place(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
+    axis %= w.ndim
+    out = np.zeros((*w.shape[:axis], g.source, *w.shape[axis + 1 :]), w.dtype)
+    if w.dtype == object:
+        out[...] = k.number(0)
+    out[(slice(None),) * axis + (g.entries,)] = w
+    return out
+
+
+def _count_shape(g: IndexMap) -> Shape:
+    need(isinstance(g, IndexMap), "count needs an index map")
+    return (len(g.entries),)
+
+
+def _count(k: Arithmetic, g: IndexMap) -> Array:
+    return k.array(g.counts())
+
+
+def _slice_shape(w: Shape, axis: int, start: int, stop: int) -> Shape:
+    axis = axis_of("slice", w, axis)
+    whole("slice", start, stop)
+    need(0 <= start <= stop <= w[axis], f"slice {start}:{stop} of axis {axis} of {w}")
+    return (*w[:axis], stop - start, *w[axis + 1 :])
+
+
+def _slice(k: Arithmetic, w: Array, axis: int, start: int, stop: int) -> Array:
+    return w[(slice(None),) * (axis % w.ndim) + (slice(start, stop),)]
+
+
+GATHERING = (
+    WeightFunction(
+        "take",
+        "take(w, g, axis)",
+        "Gather entries of an axis: new entry j is old entry g[j].",
+        1,
+        _take_shape,
+        _take,
+        _take_moment,
+    ),
+    WeightFunction(
+        "place",
+        "place(w, g, axis)",
+        "Put entry j of an axis at g[j] of a longer one, zeros elsewhere.",
+        1,
+        _place_shape,
+        _place,
+        moved("place"),
+    ),
+    WeightFunction(
+        "count",
+        "count(g)",
+        "For each new index, how many new indices copy the same old one.",
+        0,
+        _count_shape,
+        _count,
+    ),
+    WeightFunction(
+        "slice",
+        "slice(w, axis, start, stop)",
+        "Entries start to stop (excluded) of an axis.",
+        1,
+        _slice_shape,
+        _slice,
+        moved("slice"),
+    ),
+)

@@ -1,0 +1,66 @@
+"""What a weight function is: its shape rule, its value and its gradient map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from archir.ops.arithmetic import Array
+from archir.weights.terms import Apply, Term
+
+Shape = tuple[int, ...]
+Gradient = Callable[[tuple[Any, ...], tuple[Any, ...], bool], Term | None]
+
+
+class WeightError(Exception):
+    """A weight term is ill-formed; the text says how, with shapes."""
+
+
+@dataclass(frozen=True)
+class WeightFunction:
+    """A function of the weight language.
+
+    The first ``tensors`` arguments are tensors (or numbers, where ``numbers``), the others are
+    not. ``shape`` maps the shapes of tensors (other arguments as they are) to the result's;
+    ``gradient`` gets the arguments, the arguments with tensors replaced by their moments (None
+    for constants), and whether the moment is a second one.
+    """
+
+    name: str
+    signature: str
+    doc: str
+    tensors: int
+    shape: Callable[..., Shape]
+    value: Callable[..., Array]
+    gradient: Gradient | None = None
+    numbers: bool = False
+
+
+def need(condition: object, text: str) -> None:
+    """Raise a :class:`WeightError` unless a condition holds."""
+    if not condition:
+        raise WeightError(text)
+
+
+def whole(name: str, *values: object) -> None:
+    """Raise a :class:`WeightError` unless all values are integers."""
+    for value in values:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+        need(fits, f"{name}: {value} is not an integer")
+
+
+def axis_of(name: str, shape: Shape, axis: int) -> int:
+    """An axis of a shape, counted from the front."""
+    whole(name, axis)
+    need(-len(shape) <= axis < len(shape), f"{name}: no axis {axis} in {shape}")
+    return axis % len(shape)
+
+
+def moved(name: str) -> Gradient:
+    """Maps that only move entries have themselves as gradient map."""
+
+    def moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
+        return None if moments[0] is None else Apply(name, (moments[0], *args[1:]))
+
+    return moment
