@@ -79,7 +79,7 @@ def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:
     if {v.hash for v in kept} != own:
         raise error("A601", "--write takes no names: it proves the whole library")
     with as_file(folder.joinpath(FILE)) as target, writing(target) as temporary:
-        temporary.write_text(document_of(kept, folder), encoding="utf-8")
+        temporary.write_text(document_of(kept), encoding="utf-8")
 
 
 def _text(verdicts: Sequence[Verdict]) -> str:

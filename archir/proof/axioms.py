@@ -10,7 +10,6 @@ right. One that states no equation concludes a fact about a map.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,6 +25,7 @@ from archir.diag import ArchirError, Diagnostic, Source, Span, error
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
 from archir.ops.record import Kind, Law, Mode, Op, OpSet
+from archir.proof.axiom_texts import axiom_files, texts_hash, texts_of
 from archir.proof.changes import CLAIMS, MAP, Act, Change, changes
 from archir.proof.terms import (
     NONE,
@@ -444,14 +444,12 @@ class Axioms:
 
     axioms: tuple[Axiom, ...]
 
-    @property
-    def hash(self) -> str:
-        """sha256 over the axioms' texts, white space and comments folded."""
-        digest = hashlib.sha256(b"archir axioms 1\n")
-        for axiom in sorted(self.axioms, key=lambda a: a.name):
-            lines = (line.split("#")[0] for line in axiom.text.splitlines())
-            digest.update(" ".join(" ".join(lines).split()).encode() + b"\n")
-        return digest.hexdigest()
+    def hash_of(self, names: Iterable[str]) -> str:
+        """sha256 over the texts of some of them, white space and comments folded."""
+        texts = {n: text for a in self.axioms for n, text in texts_of(a.text).items()}
+        digest = texts_hash(names, texts)
+        assert digest is not None, "a proof can only use axioms that are there"
+        return digest
 
     def laws(self, ops: OpSet) -> list[Lawful]:
         """All laws, schemas spelled out."""
@@ -463,23 +461,9 @@ class Axioms:
         return Axioms(tuple(a for a in self.axioms if a.name not in gone))
 
 
-def folder_hash(folder: Traversable) -> str:
-    """sha256 over the text of a folder's axioms, read without parsing it."""
-    digest = hashlib.sha256(b"archir axioms 1\n")
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".axiom"):
-            lines = (line.split("#")[0] for line in entry.read_text(encoding="utf-8").splitlines())
-            digest.update(" ".join(" ".join(lines).split()).encode() + b"\n")
-    return digest.hexdigest()
-
-
 def axioms_in(folder: Traversable) -> list[Axiom]:
     """The axioms of every ``.axiom`` file of a folder, files in the order of their names."""
-    found: list[Axiom] = []
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".axiom"):
-            found.extend(parse_axioms(Source(entry.name, entry.read_text(encoding="utf-8"))))
-    return found
+    return [a for file, text in axiom_files(folder) for a in parse_axioms(Source(file, text))]
 
 
 def installed_axioms(points: Sequence[EntryPoint] | None = None) -> Axioms:

@@ -80,7 +80,7 @@ def prove(
     return Verdict(
         rule.name,
         rule.hash,
-        axioms.hash,
+        axioms.hash_of(a for m in found for a in m.axioms),
         tuple(sorted(ops)) if over_class else (),
         version() if available() else "",
         tuple(found),
@@ -96,7 +96,7 @@ def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
         found.append(replace(made, seconds=time.perf_counter() - start))
     if rule.contract.shape:
         found.append(_without_proof(rule, ops, "shape", count, ""))
-    return Verdict(rule.name, rule.hash, "", (), "", tuple(found))
+    return Verdict(rule.name, rule.hash, Axioms(()).hash_of(()), (), "", tuple(found))
 
 
 def shipped_verdict(rule: Rule) -> Verdict | None:

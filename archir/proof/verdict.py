@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
-from archir.proof.axioms import folder_hash
+from archir.proof.axiom_texts import texts_hash, texts_in
 from archir.proof.instances import Aspect, Counterexample
 from archir.rewrite.library import GROUP
 from archir.rewrite.rule import Rule
@@ -18,7 +19,7 @@ from archir.rewrite.rule import Rule
 Kind = Literal["proved", "tested", "refuted", "unknown"]
 FILE = "verdicts.json"
 FORMAT = "archir-verdicts"
-VERSION = 1
+VERSION = 2
 _WORST: Sequence[Kind] = ("refuted", "unknown", "tested", "proved")
 
 
@@ -56,7 +57,7 @@ class Verdict:
     rule: str
     hash: str
     axioms: str
-    """Hash of the axioms that could be used."""
+    """Hash of the texts of the axioms that its proofs use."""
     operators: tuple[str, ...]
     """For a rule over a class: the operators for which its lemmas were asked."""
     egglog: str
@@ -131,34 +132,48 @@ def _mode(raw: Mapping[str, Any]) -> ModeVerdict:
     )
 
 
-def verdict_of(rule: Rule, folder: Traversable) -> Verdict | None:
+def verdict_of(
+    rule: Rule, folder: Traversable, texts: Mapping[str, str] | None = None
+) -> Verdict | None:
     """The verdict that a package ships for a rule; needs no egglog.
 
-    None where there is none for this text of the rule and these axioms.
+    None where there is none for this text of the rule, or where an axiom that its proofs use is
+    gone or another. ``texts`` are the axioms that there are; else they are those of the folder.
     """
     entry = folder.joinpath(FILE)
     if not entry.is_file():
         return None
-    document = json.loads(entry.read_text(encoding="utf-8"))
+    raw = _rules(entry.read_text(encoding="utf-8")).get(rule.hash)
+    if raw is None:
+        return None
+    found = Verdict.from_json(raw)
+    used = {name for mode in found.modes for name in mode.axioms}
+    there = texts_in(folder) if texts is None else texts
+    return found if texts_hash(used, there) == found.axioms else None
+
+
+@lru_cache(maxsize=16)
+def _rules(text: str) -> Mapping[str, Any]:
+    document = json.loads(text)
     if document.get("format") != FORMAT or document.get("version") != VERSION:
-        return None
-    raw = document["rules"].get(rule.hash)
-    if raw is None or document["source"] != folder_hash(folder):
-        return None
-    return Verdict.from_json(raw)
+        return {}
+    rules: Mapping[str, Any] = document["rules"]
+    return rules
 
 
 def shipped(rule: Rule, points: Sequence[EntryPoint] | None = None) -> Verdict | None:
     """The verdict that any installed package ships for a rule."""
-    for point in entry_points(group=GROUP) if points is None else points:
-        found = verdict_of(rule, files(point.value))
+    held = entry_points(group=GROUP) if points is None else points
+    folders = [files(point.value) for point in held]
+    texts = {name: text for folder in folders for name, text in texts_in(folder).items()}
+    for folder in folders:
+        found = verdict_of(rule, folder, texts)
         if found is not None:
             return found
     return None
 
 
-def document_of(verdicts: Sequence[Verdict], folder: Traversable) -> str:
-    """The text of a ``verdicts.json`` for the rules of a folder."""
+def document_of(verdicts: Sequence[Verdict]) -> str:
+    """The text of a ``verdicts.json``."""
     rules = {v.hash: v.to_json() for v in sorted(verdicts, key=lambda v: v.rule)}
-    whole = {"format": FORMAT, "version": VERSION, "source": folder_hash(folder), "rules": rules}
-    return json.dumps(whole, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, "version": VERSION, "rules": rules}, indent=1) + "\n"
