@@ -297,6 +297,8 @@ class _Drawing:
             shape = [1 if self.rng.random() < 0.4 else n for n in shape]
         if len(declared.shape) == 1 and not free and self.rng.random() < 0.2:
             return None
+        if "zero" in known(self.law.conditions, declared.name):
+            return self.k.array(np.zeros(shape, np.int64))
         return draw(self.k, self.rng, tuple(shape))
 
     def _scalar(self, declared: Declared) -> Any:

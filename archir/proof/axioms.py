@@ -52,7 +52,16 @@ from archir.rewrite.library import GROUP
 from archir.weights.functions import FUNCTIONS
 
 SCALARS = ("axis", "number", "int", "kernel", "steps")
-FAMILIES = ("idempotent", "channelwise", "moving", "scaling", "condition", *CLAIMS)
+FAMILIES = (
+    "idempotent",
+    "elementwise",
+    "homogeneous",
+    "channelwise",
+    "moving",
+    "scaling",
+    "condition",
+    *CLAIMS,
+)
 _INFIX = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 
@@ -134,11 +143,13 @@ def members(family: str, ops: OpSet, modes: Sequence[Mode]) -> list[str]:
     }
     if family in fixed:
         return list(fixed[family])
+    law = {"homogeneous": Law.POSITIVELY_HOMOGENEOUS}.get(family) or Law(family)
     return [
         op.name
         for op in ops.values()
-        if Law.IDEMPOTENT in op.laws
+        if law in op.laws
         and op.operands == (1, 1)
+        and not op.params
         and not ("train" in modes and Law.RANDOM_IN_TRAINING in op.laws)
     ]
 

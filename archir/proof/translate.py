@@ -147,7 +147,8 @@ class _Translation:
         )
         facts = tuple(dict.fromkeys(self.symbols.facts))
         for name, left, right in self._pairs(mode):
-            yield Goal(f"{name}{suffix}", left, right, facts)
+            own = (_alike(left, right),) if name in self.body.match.bindings else ()
+            yield Goal(f"{name}{suffix}", left, right, (*facts, *own))
 
     # --- what is known ----------------------------------------------------------------------
 
@@ -410,6 +411,11 @@ class _Translation:
             if other.params[role] != held.params.get(role):
                 raise UnspokenError(f"the buffer `{name}.{role}` is mapped")
             yield f"{name}.{role}", old[role], term
+
+
+def _alike(left: Formula, right: Formula) -> Fact:
+    """The planner refuses places where what is handed over would change its shape."""
+    return Fact("equal", (apply("shape", left), apply("shape", right)))
 
 
 def _spatials(side: _Side) -> Iterator[Application]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from archir.ir.types import TensorType
-from archir.ops.arithmetic import Arithmetic, Array
+from archir.ops.arithmetic import Arithmetic, Array, balance
 from archir.ops.infer import bind_attrs, equations_of, instance
 from archir.ops.record import Attr, Mode, Op, OpSet
 from archir.ops.signature import Axis, Star, measure, parse_signature
@@ -327,6 +327,8 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "minus": lambda k, a, b: a - b,
     "times": lambda k, a, b: a * b,
     "quotient": _quotient,
+    "shape": lambda k, x: x.shape,
+    "stretch": lambda k, x, shape: np.broadcast_to(x, shape),
 }
 """Functions that proofs speak of beside operators and weight functions."""
 
@@ -357,6 +359,13 @@ def _signed(text: str, operands: Sequence[Array]) -> bool:
     )
 
 
+def _zero(value: Any) -> bool:
+    """Whether a tensor is there and holds nothing but zeros."""
+    if not isinstance(value, np.ndarray):
+        return False
+    return not (value if value.dtype == object else balance(value)).any()
+
+
 CONDITIONS: Mapping[str, Callable[[IndexMap], bool]] = {
     "onto": lambda g: bool((_times(g) > 0).all()),
     "one_to_one": lambda g: bool((_times(g) < 2).all()),
@@ -373,5 +382,6 @@ RELATIONS: Mapping[str, Callable[..., bool]] = {
     ),
     "differ": lambda a, b: a != b and (a < 0) == (b < 0),
     "given": lambda v: v is not None,
+    "zero": _zero,
 }
 """Side conditions, by their meaning over values. ``equal`` holds where two terms have one value."""
