@@ -37,7 +37,8 @@ _HEAD = re.compile(r"^[ \t]*rule\b", re.MULTILINE)
 
 
 @lru_cache(maxsize=1)
-def _parser() -> Lark:
+def parser() -> Lark:
+    """The parser of rule files."""
     return Lark.open_from_package(
         "archir.grammar",
         "rule.lark",
@@ -79,7 +80,7 @@ def _trees(source: Source) -> tuple[list[Tree[Token]], list[Diagnostic]]:
     text, found = source.text, list[Diagnostic]()
     while len(found) < MAX_ERRORS:
         try:
-            tree = _parser().parse(text)
+            tree = parser().parse(text)
         except UnexpectedInput as reason:
             found.append(_syntax(source, reason))
             place = found[-1].span
