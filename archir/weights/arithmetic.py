@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.weights.record import Gradient, Shape, WeightError, WeightFunction, axis_of, need
+from archir.weights.record import (
+    Gradient,
+    Shape,
+    WeightError,
+    WeightFunction,
+    axis_of,
+    need,
+    whole,
+)
 from archir.weights.terms import Apply, Argument, Term
 
 
@@ -134,6 +143,26 @@ def _divide_along_moment(
     return _along_moment((args[0], Apply("divide", (1, args[1])), args[2]), moments, squared)
 
 
+def _scale(k: Arithmetic, w: Array, p: int, q: int) -> Array:
+    return k.multiply(w, np.asarray(k.number(Fraction(p, q))))
+
+
+def _scale_shape(w: Shape, p: int, q: int) -> Shape:
+    whole("scale", p, q)
+    need(q, "scale: a fraction with the denominator 0")
+    return w
+
+
+def _scale_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
+    _, p, q = args
+    if moments[0] is None:
+        return None
+    term: Term = moments[0]
+    for _ in range(2 if squared else 1):
+        term = Apply("scale", (term, q, p)) if p else Apply("scale", (term, 0, 1))
+    return term
+
+
 def _arithmetic(name: str, signature: str, doc: str, gradient: Gradient) -> WeightFunction:
     return WeightFunction(
         name, signature, doc, 2, _broadcast, _binary(name), gradient, numbers=True
@@ -152,6 +181,15 @@ ARITHMETIC = (
     ),
     _arithmetic("add", "a + b", "The sum, with broadcasting.", _PLUS),
     _arithmetic("subtract", "a - b", "The difference, with broadcasting.", _MINUS),
+    WeightFunction(
+        "scale",
+        "scale(w, p, q)",
+        "The tensor times the fraction p / q of whole numbers.",
+        1,
+        _scale_shape,
+        _scale,
+        _scale_moment,
+    ),
     _arithmetic("multiply", "a * b", "The product, with broadcasting.", _TIMES),
     _arithmetic("divide", "a / b", "The quotient, with broadcasting.", _OVER),
     WeightFunction(

@@ -61,15 +61,28 @@ def _count(k: Arithmetic, g: IndexMap) -> Array:
     return k.array(g.counts())
 
 
-def _slice_shape(w: Shape, axis: int, start: int, stop: int) -> Shape:
+def _slice_shape(w: Shape, axis: int, start: int, stop: int | None = None) -> Shape:
     axis = axis_of("slice", w, axis)
+    stop = w[axis] if stop is None else stop
     whole("slice", start, stop)
     need(0 <= start <= stop <= w[axis], f"slice {start}:{stop} of axis {axis} of {w}")
     return (*w[:axis], stop - start, *w[axis + 1 :])
 
 
-def _slice(k: Arithmetic, w: Array, axis: int, start: int, stop: int) -> Array:
+def _slice(k: Arithmetic, w: Array, axis: int, start: int, stop: int | None = None) -> Array:
     return w[(slice(None),) * (axis % w.ndim) + (slice(start, stop),)]
+
+
+def _extend_shape(w: Shape, amount: int, axis: int) -> Shape:
+    axis = axis_of("extend", w, axis)
+    whole("extend", amount)
+    need(amount >= 0, f"extend: {amount} is negative")
+    return (*w[:axis], w[axis] + amount, *w[axis + 1 :])
+
+
+def _extend(k: Arithmetic, w: Array, amount: int, axis: int) -> Array:
+    widths = [(0, amount if j == axis % w.ndim else 0) for j in range(w.ndim)]
+    return np.pad(w, widths, constant_values=k.number(0))
 
 
 GATHERING = (
@@ -102,10 +115,19 @@ GATHERING = (
     WeightFunction(
         "slice",
         "slice(w, axis, start, stop)",
-        "Entries start to stop (excluded) of an axis.",
+        "Entries start to stop (excluded; to the end, where there is none) of an axis.",
         1,
         _slice_shape,
         _slice,
         moved("slice"),
+    ),
+    WeightFunction(
+        "extend",
+        "extend(w, amount, axis)",
+        "So many zeros after the entries of an axis.",
+        1,
+        _extend_shape,
+        _extend,
+        moved("extend"),
     ),
 )
