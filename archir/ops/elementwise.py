@@ -1,10 +1,13 @@
-"""Elementwise arithmetic of tensors, and what is left out at random in training."""
+"""Elementwise arithmetic of tensors, what is left out at random in training, and nothing at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import reduce
 
+import numpy as np
+
+from archir.ir.dims import Dim, Size
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import OpError
@@ -59,6 +62,43 @@ def _depth_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     if attrs["mode"] not in ("row", "batch"):
         raise OpError("A114", "`mode` of `stochastic_depth` is row or batch", attr="mode")
     return "x[...] -> [...]"
+
+
+def _null_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    if attrs["stride"] == 1:
+        return "x[...] -> [...]"
+    if types[0].rank < 3:
+        raise OpError(
+            "A110",
+            f"`null` with a stride needs spatial axes, its input has rank {types[0].rank}",
+            attr="stride",
+        )
+    return "x[n, c, *s] -> [n, c, *s']"
+
+
+def _subsampled(attrs: Attrs, stars: Mapping[str, tuple[Size, ...]]) -> dict[str, tuple[Size, ...]]:
+    """Every `stride`-th entry from the first on: (s - 1) // stride + 1."""
+    if "s" not in stars:
+        return {}
+    stride = attrs["stride"]
+    assert isinstance(stride, int)
+    out: list[Size] = []
+    for s in stars["s"]:
+        if isinstance(s, Dim):
+            raise OpError(
+                "A111",
+                f"every {stride}-th place of a symbolic extent {s} has no closed form",
+                hint="give the axis a number",
+            )
+        out.append((s - 1) // stride + 1)
+    return {"s'": tuple(out)}
+
+
+def _null(
+    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
+) -> tuple[Array, ...]:
+    sizes = _subsampled(a, {"s": x[0].shape[2:]})["s'"]
+    return (np.full((*x[0].shape[:2], *sizes), k.number(0), x[0].dtype),)
 
 
 ADD = Op(
@@ -139,4 +179,19 @@ STOCHASTIC_DEPTH = Op(
     samples=(Sample((_t(2, 3, 4, 5),), {"p": 0.3}), Sample((_t(3, 2),), {"mode": "batch"})),
 )
 
-OPS = (ADD, SUB, MUL, DIV, DROPOUT, STOCHASTIC_DEPTH)
+NULL = Op(
+    name="null",
+    doc="Zeros in the shape of the input, of which a stride leaves every `stride`-th place.",
+    signature=_null_signature,
+    attrs=(Attr("stride", Kind.INT, 1, least=1),),
+    derive=_subsampled,
+    reference=_null,
+    samples=(
+        Sample((_t(2, 3, 4, 5),)),
+        Sample((_t(2, 3),)),
+        Sample((_t(1, 3, 7, 6),), {"stride": 2}),
+        Sample((_t(2, 3, 8),), {"stride": 3}),
+    ),
+)
+
+OPS = (ADD, SUB, MUL, DIV, DROPOUT, STOCHASTIC_DEPTH, NULL)

@@ -17,7 +17,7 @@ FAMILIES: Mapping[str, str] = {
     "norm": "batch_norm layer_norm rms_norm group_norm instance_norm local_response_norm",
     "activation": "relu relu6 leaky_relu prelu elu selu celu gelu silu mish sigmoid tanh hardswish "
     "hardsigmoid hardtanh softplus softsign softmax log_softmax abs exp sqrt neg",
-    "noise": "dropout stochastic_depth",
+    "noise": "dropout stochastic_depth null",
     "pool": "max_pool avg_pool global_avg_pool global_max_pool adaptive_avg_pool "
     "adaptive_max_pool mean sum max",
     "merge": "add sub mul div concat",

@@ -10,7 +10,7 @@ import numpy as np
 from archir.ops.index import pad_sources
 from archir.ops.layout import place
 
-from .frame import Site
+from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
 
@@ -146,6 +146,19 @@ def _gather(at: Site) -> None:
     at.emit("Gather", *at.args, axis=at.attr("axis"))
 
 
+def _null(at: Site) -> None:
+    """Zeros in the shape of the input, which may be open: of it, or of what a stride leaves."""
+    (x,) = at.args
+    stride, space = at.attr("stride"), list(range(2, at.rank))
+    if stride != 1:
+        ends = [np.iinfo(np.int64).max] * len(space)
+        bounds = {"starts": [0] * len(space), "ends": ends, "axes": space}
+        rows = [whole(at, role, *values) for role, values in bounds.items()]
+        x = at.helper("places", "Slice", x, *rows, whole(at, "steps", *[stride] * len(space)))
+    zero = tensor("value", np.zeros(1, at.dtype))
+    at.emit("ConstantOfShape", at.helper("shape", "Shape", x), value=zero)
+
+
 def _embedding(at: Site) -> None:
     at.emit("Gather", *at.params("weight"), *at.args, axis=0)
 
@@ -166,6 +179,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "roll": _roll,
         "gather": _gather,
         "embedding": _embedding,
+        "null": _null,
     }
 )
 """These operators in ONNX."""

@@ -114,6 +114,14 @@ def _gather(at: Site) -> fx.Node:
     return at.call(operator.getitem, x, (*[slice(None)] * axis, index))
 
 
+def _null(at: Site) -> fx.Node:
+    stride, x = at.attr("stride"), at.args[0]
+    if stride != 1:
+        places = (slice(None), slice(None), *[slice(None, None, stride)] * (at.rank - 2))
+        x = at.call(operator.getitem, x, places)
+    return at.call(torch.zeros_like, x)
+
+
 def _embedding(at: Site) -> fx.Node:
     if not at.whole:
         return at.call(functional.embedding, *at.args, at.param("weight"))
@@ -136,6 +144,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "roll": _roll,
         "gather": _gather,
         "embedding": _embedding,
+        "null": _null,
     }
 )
 """These operators in torch."""

@@ -53,6 +53,7 @@ WRONG: list[tuple[str, dict[str, Any], list[tuple[int, ...]], str, list[str]]] =
     ("prelu", {}, [(3,)], "A110", ["2 axes", "f32[3]"]),
     ("sub", {}, [(2, 3), (2, 3), (2, 3)], "A104", ["takes 2", "got 3"]),
     ("celu", {"alpha": 0.0}, [(2, 3)], "A114", ["at least 1e-06"]),
+    ("null", {"stride": 2}, [(2, 3)], "A110", ["spatial axes", "rank 2"]),
 ]
 
 
