@@ -370,8 +370,8 @@ CODES: dict[str, Code] = {
     ),
     "A504": Code(
         "two backends of one name",
-        "Two installed packages offer a backend under the same name, so that it is not clear which "
-        "is meant. Uninstall one of them.",
+        "Two installed packages offer a backend under the same name, or a lowering of the same "
+        "operator for one backend, so that it is not clear which is meant. Uninstall one of them.",
     ),
     "A505": Code(
         "opset not available",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 from archir.diag import error
@@ -18,6 +19,8 @@ from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
 
 GROUP = "archir.backends"
+LOWERINGS = "archir.lowerings"
+"""The entry points of tables that lower a package's own operators; the name is the backend's."""
 FORMATS = "archir.formats"
 """The entry points of formats that networks are drawn in; each is a :class:`Draw`."""
 
@@ -114,6 +117,36 @@ def backends(points: Sequence[EntryPoint] | None = None) -> Backends:
                 hint="uninstall one of them",
             )
     return Backends(found)
+
+
+def extended(
+    backend: str, own: Mapping[str, Callable[..., Any]], points: Sequence[EntryPoint] | None = None
+) -> Mapping[str, Callable[..., Any]]:
+    """A backend's table with the lowerings that packages bring for their own operators.
+
+    A package names its table under the entry point group ``archir.lowerings``, by the name of
+    the backend: ``torch = "package.torch:LOWER"``.
+
+    Raises:
+        ArchirError: A503, a table cannot be loaded; A504, two tables lower one operator.
+    """
+    found = dict(own)
+    owners: dict[str, str] = {}
+    for point in entry_points(group=LOWERINGS) if points is None else points:
+        if point.name != backend:
+            continue
+        try:
+            table = dict(point.load())
+        except (ImportError, AttributeError, TypeError, ValueError) as reason:
+            message = f"the lowerings of {_owner(point)} for `{backend}` cannot be loaded: {reason}"
+            raise error("A503", message, hint=f"install {_owner(point)} again") from reason
+        for op, lowering in table.items():
+            if op in found:
+                other = owners.get(op, "archir")
+                message = f"{other} and {_owner(point)} both lower `{op}` for `{backend}`"
+                raise error("A504", message, hint="uninstall one of them")
+            found[op], owners[op] = lowering, _owner(point)
+    return MappingProxyType(found)
 
 
 def _owner(point: EntryPoint) -> str:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from archir.target import extended
 from archir.weights.store import numpy_dtype
 
 from . import activate, mixing, normalise, shapes
@@ -125,7 +126,8 @@ def _flatten(at: Site) -> None:
         at.emit("Reshape", *at.args, shape)
 
 
-LOWER: Mapping[str, Lowering] = MappingProxyType(
+LOWER: Mapping[str, Lowering] = extended(
+    "onnx",
     {
         "input": _named,
         "constant": _constant,
@@ -144,7 +146,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,
-    }
+    },
 )
 """The operators that can be written."""
 

@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from archir.target import extended
+
 from . import activate, mixing, normalise, shapes
 from .frame import DTYPES, Site
 
@@ -126,7 +128,8 @@ def _flatten(at: Site) -> fx.Node:
     return at.stateless(nn.Flatten(at.attr("start")))
 
 
-LOWER: Mapping[str, Lowering] = MappingProxyType(
+LOWER: Mapping[str, Lowering] = extended(
+    "torch",
     {
         "input": _input,
         "constant": _constant,
@@ -145,7 +148,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,
-    }
+    },
 )
 """The operators that torch runs."""
 

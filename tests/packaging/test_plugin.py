@@ -1,4 +1,4 @@
-"""A third party's package brings an operator and a rule, without a line in archir knowing it."""
+"""A third party's package brings an operator, a rule and a backend; archir knows none of them."""
 
 from __future__ import annotations
 
@@ -53,20 +53,76 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_package_is_found_once_it_is_installed(site: Path, tmp_path: Path) -> None:
+    assert run(site, tmp_path, "-c", USE).splitlines() == [
+        "x where it is positive, else slope * x.",
+        "archir-example True",
+        "True True",
+    ]
+
+
+NET = """version 1
+
+arch net {
+    input image: f32[N, 1, 4, 4]
+    x = image |> flatten |> fc1: linear(6) |> relu |> sloped(0.25)
+    output logits = x |> fc2: linear(3)
+}
+"""
+RUN = """
+import sys
+import numpy as np
+import archir
+from archir.target import backends
+
+network = archir.load(sys.argv[1])
+image = np.random.default_rng(0).standard_normal((5, 1, 4, 4), np.float32)
+found = [
+    backends()[name].forward(network.graph, network.weights, {"image": image})[0]
+    for name in ("plain", "torch", "onnx")
+]
+print(max(float(np.abs(found[0] - other).max()) for other in found[1:]) < 1e-6)
+try:
+    conv = archir.load(sys.argv[2]).init(0)
+    backends()["plain"].forward(conv.graph, conv.weights, {"image": image})
+except archir.ArchirError as refusal:
+    print(refusal.diagnostics[0].message)
+"""
+CONV = NET.replace("flatten |> fc1: linear(6)", "conv1: conv(6)").replace(
+    "x |> fc2", "x |> flatten |> fc2"
+)
+
+
+def run(site: Path, place: Path, *words: str) -> str:
+    """What a command prints where the package is installed."""
     done = subprocess.run(
-        [sys.executable, "-c", USE],
-        cwd=tmp_path,
+        [sys.executable, *words],
+        cwd=place,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "x where it is positive, else slope * x.",
-        "archir-example True",
-        "True True",
-    ]
+    return done.stdout
+
+
+def test_what_it_brings_works_like_what_is_built_in(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.arch").write_text(NET)
+    (tmp_path / "conv.arch").write_text(CONV)
+    archir = ("-m", "archir")
+    said = run(site, tmp_path, *archir, "prove", "leak", "deepen.sloped")
+    assert [line.split()[2] for line in said.splitlines()[2:6]] == ["tested"] * 2 + ["proved"] * 2
+    assert "leak" in run(site, tmp_path, *archir, "rules", "net.arch")
+    rewrite = ("rewrite", "net.arch", "--init", "0", "--rule", "leak", "-o", "leaky.arch")
+    assert "in eval, train" in run(site, tmp_path, *archir, *rewrite)
+    wide = ("rewrite", "leaky.arch", "--rule", "widen", "--at", "fc1", "--set", "width=9")
+    said = run(site, tmp_path, *archir, *wide, "-o", "wide.arch")
+    assert "rule tested; this use equal" in said  # its lemmas did not speak of `sloped`
+    assert "verified" in run(site, tmp_path, *archir, "verify", "wide.arch")
+    run(site, tmp_path, *archir, "export", "wide.arch", "-o", "wide.onnx")
+    assert "backend plain: ok, without" in run(site, tmp_path, *archir, "doctor")
+    lines = run(site, tmp_path, "-c", RUN, "wide.arch", "conv.arch").splitlines()
+    assert lines == ["True", "plain cannot run `conv`: this backend is for multilayer perceptrons"]
 
 
 def test_archirs_own_operators_come_in_by_the_same_door() -> None:
