@@ -1,0 +1,94 @@
+"""What proofs say of convolutions, poolings and linear maps beside the operators themselves.
+
+An operator like ``conv`` does several things at once. The laws take it apart: zeros around the
+image (``pad``), a sum over windows (``correlate``), a bias (``channel_add``). Attributes that a
+kernel's shape tells are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+from archir.ops.arithmetic import Arithmetic, Array
+from archir.ops.conv import CONV
+from archir.ops.window import windows
+from archir.weights.record import WeightError, need
+
+Steps = tuple[int, ...]
+
+
+def _correlate(
+    k: Arithmetic, x: Array, w: Array, stride: Steps, dilation: Steps, groups: int
+) -> Array:
+    """A convolution of what is there: no padding, no bias."""
+    need(x.ndim == w.ndim and x.shape[1] == groups * w.shape[1], "correlate: channels")
+    need(w.shape[0] % groups == 0, "correlate: groups")
+    attrs = {"kernel": w.shape[2:], "stride": stride, "dilation": dilation, "groups": groups}
+    attrs["padding"] = (0,) * (w.ndim - 2)
+    (result,) = CONV.reference(k, (x,), {"weight": w}, attrs, "eval")
+    return result
+
+
+def _window_sum(k: Arithmetic, x: Array, kernel: Steps, stride: Steps) -> Array:
+    """The sum of each window of what is there."""
+    attrs = {"kernel": kernel, "stride": stride, "padding": (0,) * len(kernel)}
+    seen = windows(x, attrs, k.number(0))
+    return k.sum(seen, tuple(range(seen.ndim - len(kernel), seen.ndim)))
+
+
+def _across(k: Arithmetic, x: Array, w: Array) -> Array:
+    """A matrix applied to the channels at each place."""
+    need(w.ndim == 2 and x.ndim > 1 and x.shape[1] == w.shape[1], "across: channels")
+    y = k.matmul(w, x.reshape(*x.shape[:2], -1))
+    return y.reshape(x.shape[0], w.shape[0], *x.shape[2:])
+
+
+def _channel_mix(k: Arithmetic, a: Array, b: Array, v: Array) -> Array:
+    """Of each channel the share 1 - v of the one and v of the other."""
+    need(a.shape == b.shape and a.ndim > 1, "channel_mix: two tensors of one shape")
+    need(v.shape in ((1,), (a.shape[1],)), "channel_mix: a vector of the channels")
+    share = v.reshape(-1, *(1,) * (a.ndim - 2))
+    return k.add(a, k.multiply(k.subtract(b, a), share))
+
+
+def _mix(k: Arithmetic, a: Array, b: Array, share: float) -> Array:
+    """The same with one share for all channels."""
+    need(a.shape == b.shape, "mix: two tensors of one shape")
+    return k.add(a, k.multiply(k.subtract(b, a), k.array(share)))
+
+
+def _each(compute: Callable[[int, int], Any]) -> Callable[..., Any]:
+    """Arithmetic of whole numbers, or of one for each spatial axis."""
+
+    def apply(k: Arithmetic, a: Any, b: Any) -> Any:
+        if not (isinstance(a, tuple) or isinstance(b, tuple)):
+            return compute(a, b)
+        count = len(a if isinstance(a, tuple) else b)
+        one = a if isinstance(a, tuple) else (a,) * count
+        two = b if isinstance(b, tuple) else (b,) * count
+        return tuple(compute(i, j) for i, j in zip(one, two, strict=True))
+
+    return apply
+
+
+def _quotient(a: int, b: int) -> int:
+    if b == 0 or a % b:
+        raise WeightError("not a whole multiple")
+    return a // b
+
+
+WINDOWS: Mapping[str, Callable[..., Any]] = {
+    "correlate": _correlate,
+    "window_sum": _window_sum,
+    "across": _across,
+    "channel_mix": _channel_mix,
+    "mix": _mix,
+    "volume": lambda k, kernel: math.prod(kernel),
+    "plus": _each(lambda a, b: a + b),
+    "minus": _each(lambda a, b: a - b),
+    "times": _each(lambda a, b: a * b),
+    "quotient": _each(_quotient),
+}
