@@ -245,7 +245,7 @@ class _Drawing:
         try:
             self._attributes()
             for declared in self.law.declared:
-                if declared.kind and declared.kind != "int":
+                if declared.kind and declared.kind not in ("int", "shape"):
                     self.found[declared.name] = self._scalar(declared)
             for declared in self.law.declared:
                 if declared.shape is not None:
@@ -253,6 +253,8 @@ class _Drawing:
             for declared in self.law.declared:
                 if declared.kind == "int":
                     self.found[declared.name] = self._integer(declared.name)
+                if declared.kind == "shape":
+                    self.found[declared.name] = self._sizes()
             for declared in self.law.declared:
                 if declared.map is not None:
                     self._map(declared)
@@ -297,8 +299,9 @@ class _Drawing:
             shape = [1 if self.rng.random() < 0.4 else n for n in shape]
         if len(declared.shape) == 1 and not free and self.rng.random() < 0.2:
             return None
-        if "zero" in known(self.law.conditions, declared.name):
-            return self.k.array(np.zeros(shape, np.int64))
+        for number, relation in enumerate(("zero", "one")):
+            if relation in known(self.law.conditions, declared.name):
+                return self.k.array(np.full(shape, number))
         return draw(self.k, self.rng, tuple(shape))
 
     def _scalar(self, declared: Declared) -> Any:
@@ -315,6 +318,13 @@ class _Drawing:
         if name not in self.sizes and sizes and self.rng.random() < 0.7:
             self.sizes[name] = int(self.rng.choice(sizes))
         return self._size(name)
+
+    def _sizes(self) -> tuple[int, ...]:
+        """A shape: often that of a tensor."""
+        shapes = [v.shape for v in self.found.values() if isinstance(v, np.ndarray)]
+        if shapes and self.rng.random() < 0.7:
+            return tuple(shapes[int(self.rng.integers(len(shapes)))])
+        return tuple(int(n) for n in self.rng.integers(1, 4, int(self.rng.integers(1, 4))))
 
     def _map(self, declared: Declared) -> None:
         assert declared.map is not None

@@ -27,6 +27,7 @@ from archir.lang.convert import Reader, kind_of
 from archir.ops.record import Kind, Law, Mode, Op, OpSet
 from archir.proof.axiom_texts import axiom_files, texts_hash, texts_of
 from archir.proof.changes import CLAIMS, MAP, Act, Change, changes
+from archir.proof.symbols import FILLS
 from archir.proof.terms import (
     NONE,
     Application,
@@ -51,7 +52,7 @@ from archir.proof.vocabulary import (
 from archir.rewrite.library import GROUP
 from archir.weights.functions import FUNCTIONS
 
-SCALARS = ("axis", "number", "int", "kernel", "steps")
+SCALARS = ("axis", "number", "int", "kernel", "steps", "shape")
 FAMILIES = (
     "idempotent",
     "elementwise",
@@ -298,6 +299,9 @@ class _Speller:
                 self.term(call.arguments[1].value) if len(call.arguments) > 1 else apply("tuple")
             )
             return apply("kernel_identity", self.term(call.arguments[0].value), kernel)
+        if head in FILLS:
+            sizes = apply("list", *(self.term(a.value) for a in call.arguments))
+            return apply("fill", FILLS[head], sizes)
         name = head.rpartition(".")[0] or head
         if name in self.ops and name not in (*FUNCTIONS, *FOLDED):
             return self.use(head, self.ops[name], call)

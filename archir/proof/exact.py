@@ -25,8 +25,8 @@ from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, 
 from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
 from archir.rewrite.plan import Plan, Region, region_of, without_unread
-from archir.weights.functions import evaluate
-from archir.weights.terms import Apply, IndexMap, Ref, Statistic, Term, references, statistics
+from archir.weights.functions import evaluate, shape_of
+from archir.weights.terms import Apply, Free, IndexMap, Term, free, references
 
 OTHER_SYMBOLS = 12
 """What a symbolic size other than the batch stands for in a check."""
@@ -75,8 +75,8 @@ class Trial:
     region: Region
     old: Mapping[str, Array]
     new: Mapping[str, Array]
-    measured: Mapping[Statistic, Array]
-    """Calibration may find anything: the map must be exact for all of it."""
+    measured: Mapping[Free, Array]
+    """Calibration and initial values may be anything: the map must be exact for all of it."""
 
 
 def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None) -> Trial:
@@ -89,7 +89,7 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     held = _paths(region.after, plan)
     rng = np.random.Generator(np.random.PCG64([seed, 0xCA11]))
     measured = {
-        s: _draw(k, rng, (s.channels,)) for path in held for s in statistics(plan.terms[path])
+        leaf: _draw(k, rng, shape_of(leaf, {})) for path in held for leaf in free(plan.terms[path])
     }
     new = {path: evaluate(plan.terms[path], k, old, measured) for path in held}
     new.update({path: array for path, array in old.items() if path not in new})
@@ -180,7 +180,7 @@ def _without_placed(term: Term, found: Array) -> tuple[Term, Array]:
     """The entries of a buffer that stand for old ones: those beside them start with themselves."""
     while isinstance(term, Apply) and term.function == "place":
         inner, g, axis = term.args
-        assert isinstance(inner, Ref | Statistic | Apply)
+        assert isinstance(inner, Term)
         assert isinstance(g, IndexMap)
         assert isinstance(axis, int)
         term, found = inner, found.take(g.entries, axis=axis)

@@ -17,12 +17,13 @@ from archir.proof.terms import Formula, Goal, variables
 from archir.proof.vocabulary import UndefinedError, World, evaluate
 from archir.rewrite.rule import Rewriting
 from archir.weights.functions import evaluate as weight_of
-from archir.weights.terms import Statistic, statistics
+from archir.weights.functions import shape_of
+from archir.weights.terms import Free, Initial, Statistic, free
 
-Measured = Mapping[Statistic, Array]
+Measured = Mapping[Free, Array]
 
 
-def valuation(found: Instance, free: set[str]) -> tuple[dict[str, Any], Measured]:
+def valuation(found: Instance, wanted: set[str]) -> tuple[dict[str, Any], Measured]:
     """Values in GF(p) for the variables of a rule's goals, from one of its instances."""
     k, rng = Residues(), np.random.Generator(np.random.PCG64([found.number, 0xA0D17]))
     plan = found.plan
@@ -38,14 +39,19 @@ def valuation(found: Instance, free: set[str]) -> tuple[dict[str, Any], Measured
         whole = tuple(n if isinstance(n, int) else 2 for n in shape)
         values[f"tensor {name}"] = draw(k, rng, whole)
         values[f"tensor {name.removesuffix('_in')}"] = values[f"tensor {name}"]
-    measured: dict[Statistic, Array] = {}
-    for term in plan.terms.values():
-        for statistic in statistics(term):
-            if statistic not in measured:
-                measured[statistic] = draw(k, rng, (statistic.channels,))
-            for name in free:
-                if name.startswith(f"{statistic.kind}("):
-                    values.setdefault(name, measured[statistic])
+    measured: dict[Free, Array] = {}
+    for leaf in (leaf for term in plan.terms.values() for leaf in free(term)):
+        if leaf not in measured:
+            measured[leaf] = draw(k, rng, shape_of(leaf, {}))
+        if isinstance(leaf, Statistic):
+            named = {name for name in wanted if name.startswith(f"{leaf.kind}(")}
+            values.update(dict.fromkeys(named - values.keys(), measured[leaf]))
+    drawn = {leaf.path: array for leaf, array in measured.items() if isinstance(leaf, Initial)}
+    for name, path in plan.made.items():
+        for role, own in plan.after.node(path).params.items():
+            values[f"shape {name}.{role}"] = plan.after.parameters[own].type.shape
+            if own in drawn:
+                values[f"initial {name}.{role}"] = drawn[own]
     return values, measured
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from archir.lang import tree as t
 from archir.proof.terms import Application, Constant, Fact, Formula, Variable, apply, parts
 from archir.rewrite.expressions import COMPARE
+from archir.rewrite.names import INITIAL
 from archir.weights.functions import FUNCTIONS
 
 _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
@@ -20,6 +21,10 @@ _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     "//": (operator.floordiv, "", ""),
     "%": (operator.mod, "", ""),
 }
+
+
+FILLS = {"zeros": 0, "ones": 1}
+"""What makes a tensor of one number: ``fill(number, sizes)``, whatever its sizes are."""
 
 
 class UnspokenError(Exception):
@@ -50,6 +55,8 @@ class Symbols:
     """Names of index maps, in a rule over a class."""
     facts: list[Fact] = field(default_factory=list)
     along: Along | None = None
+    target: str = ""
+    """The parameter that is given a value."""
 
     def term(self, expression: t.Expr) -> Formula:
         """The term of an expression.
@@ -114,7 +121,7 @@ class Symbols:
         return any(
             (isinstance(p, Variable) and p.name in self.weights)
             or (isinstance(p, Application) and p.head in FUNCTIONS)
-            or (isinstance(p, Application) and p.head == "kernel_identity")
+            or (isinstance(p, Application) and p.head in ("kernel_identity", "fill"))
             for p in parts(term)
         )
 
@@ -142,6 +149,12 @@ class Symbols:
             values = [self.constant(e) for e in given]
             return Constant(min(values) if name == "min" else max(values))
         args = [self.term(e) for e in given]
+        if name == INITIAL:
+            free = Variable(f"{name} {self.target}")
+            self.weights.add(free.name)
+            return free
+        if name in FILLS:
+            return apply("fill", FILLS[name], apply("list", *args))
         if name == "identity":
             kernel = _tuple(args[1:])
             self.odd(kernel)

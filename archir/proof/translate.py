@@ -360,14 +360,19 @@ class _Translation:
             if not flag.value or p.dtype is not None:
                 continue
             if p.role in stated:
-                term = self.symbols.term(stated[p.role])
-                number = isinstance(term, Constant) and term != NONE
-                params[p.role] = apply("multiply", apply("ones"), term) if number else term
+                params[p.role] = self._value(f"{node.name}.{p.role}", stated[p.role])
             elif kept is not None and p.role in kept.params:
                 params[p.role] = kept.params[p.role]
             else:
                 raise UnspokenError(f"`{node.name}.{p.role}` is given no value")
         return params
+
+    def _value(self, target: str, expression: t.Expr) -> Formula:
+        """What a parameter is given; a plain number fills it, whatever its shape is."""
+        self.symbols.target = target
+        term = self.symbols.term(expression)
+        number = not self.symbols.tensor(term) and term != NONE
+        return apply("fill", term, Variable(f"shape {target}")) if number else term
 
     def _same_paddings(self) -> None:
         """`same` padding of kernels that are numbers is a number."""

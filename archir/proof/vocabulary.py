@@ -25,6 +25,7 @@ from archir.ops.record import Attr, Mode, Op, OpSet
 from archir.ops.signature import Axis, Star, measure, parse_signature
 from archir.proof.terms import Application, Constant, Formula, Variable, apply
 from archir.weights.functions import FUNCTIONS, WeightError
+from archir.weights.making import filled
 from archir.weights.terms import IndexMap
 
 FOLDED = {"add": "add", "mul": "multiply", "concat": "concat"}
@@ -315,6 +316,7 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "spatial": lambda k, value, rank: (value,) * rank,
     "tuple": lambda k, *entries: entries,
     "list": lambda k, *entries: entries,
+    "fill": lambda k, value, sizes: filled(value)(k, sizes),
     "kernel_identity": lambda k, n, kernel: FUNCTIONS["identity"].value(k, n, *kernel),
     "spatial_rank": lambda k, x: x.ndim - 2,
     "channels": lambda k, x: x.shape[1],
@@ -383,5 +385,6 @@ RELATIONS: Mapping[str, Callable[..., bool]] = {
     "differ": lambda a, b: a != b and (a < 0) == (b < 0),
     "given": lambda v: v is not None,
     "zero": _zero,
+    "one": lambda v: isinstance(v, np.ndarray) and not (v != 1).any(),
 }
 """Side conditions, by their meaning over values. ``equal`` holds where two terms have one value."""

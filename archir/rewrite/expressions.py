@@ -14,9 +14,9 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.structure import Structure, lift
-from archir.rewrite.names import MAPS, OF_TENSORS
+from archir.rewrite.names import INITIAL, MAPS, OF_TENSORS
 from archir.weights.functions import FUNCTIONS
-from archir.weights.terms import Apply, Argument, IndexMap, Ref, Statistic, Term
+from archir.weights.terms import Apply, Argument, IndexMap, Initial, Ref, Statistic, Term
 
 Result = AttrValue | Term | IndexMap
 MAX_SIZE = 1 << 20
@@ -62,13 +62,15 @@ class Scope:
     """Attributes of the right side's nodes."""
     rng: np.random.Generator | None = None
     along: Along | None = None
+    target: Initial | None = None
+    """What the parameter that is given a value would hold in an untrained network."""
     attributes: bool = False
     """Whether a name that is both (a layer's ``bias``) is the attribute, not the parameter."""
 
 
 def is_term(value: object) -> TypeGuard[Term]:
     """Whether a value is a weight term."""
-    return isinstance(value, Ref | Statistic | Apply)
+    return isinstance(value, Term)
 
 
 def plain(value: AttrValue) -> AttrValue:
@@ -191,7 +193,7 @@ def _apply(function: str, args: Iterable[Result], span: Span) -> Apply:
 
 
 def _argument(value: Result, span: Span) -> Argument:
-    if isinstance(value, Ref | Statistic | Apply | IndexMap | int | float):
+    if isinstance(value, Term | IndexMap | int | float):
         return value
     if isinstance(value, tuple):
         whole = tuple(v for v in value if isinstance(v, int))
@@ -206,6 +208,10 @@ def _call(call: t.Call, scope: Scope) -> Result:
     if name in OF_TENSORS:
         return _of_tensor(name, given, scope, call.span)
     args = [evaluate(e, scope) for e in given]
+    if name == INITIAL:
+        if scope.target is None or args:
+            raise error("A211", "`initial()` is what one new parameter holds", span=call.span)
+        return scope.target
     if name in ("min", "max"):
         return _safe(min if name == "min" else max, tuple(args), call.span)
     if name in MAPS:

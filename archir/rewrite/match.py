@@ -14,7 +14,7 @@ from archir.ops.record import OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, holds, plain, text_of
 from archir.rewrite.names import OF_TENSORS
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
-from archir.weights.terms import Apply, IndexMap, Ref, Statistic
+from archir.weights.terms import IndexMap, Term
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Matcher:
         return True
 
     def _normal(self, node: Node, name: str, value: Result) -> AttrValue:
-        if isinstance(value, Ref | Statistic | Apply | IndexMap):
+        if isinstance(value, Term | IndexMap):
             return None
         types = tuple(self.graph.type_of(v) for v in node.inputs)
         try:

@@ -15,6 +15,8 @@ OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
 """Functions of a tensor of the pattern; `mean` and `variance` are measured on calibration data."""
 MAPS = ("replicate", "select", "embed", "shuffle")
 """Functions that make a map over the entries of a class when a rewrite is planned."""
+INITIAL = "initial"
+"""What an untrained network would hold in the parameter that is given a value."""
 SCALAR = ("min", "max", *MAPS)
 """Functions of numbers."""
 
@@ -31,6 +33,8 @@ class Names:
         self.scalars = dict.fromkeys(parameters)
         self.tensors: dict[str, None] = {}
         self.nodes: dict[str, str] = {}
+        self.target = False
+        """Whether an expression is the value of one parameter."""
 
     def rewriting(self, body: Rewriting, where: Iterable[t.Expr]) -> None:
         """Check a rule over a pattern."""
@@ -50,6 +54,7 @@ class Names:
         self._right(body.replace, free)
         self.lets(body.lets)
         for _, value in body.weights:
+            self.target = True
             self.expression(value)
 
     def _right(self, pattern: Pattern, free: Sequence[str]) -> None:
@@ -99,10 +104,13 @@ class Names:
         for argument in call.arguments:
             if argument.keyword is not None:
                 self.complain("A211", f"`{name}` takes no keywords", argument.span, "")
-        if name in FUNCTIONS or name in SCALAR:
+        if name == INITIAL and (call.arguments or not self.target):
+            where = "stands in `weights`, for what one new parameter holds, as `initial()`"
+            self.complain("A211", f"`{name}` {where}", call.span, "")
+        if name in FUNCTIONS or name in SCALAR or name == INITIAL:
             return True
         if name not in OF_TENSORS:
-            known = [*FUNCTIONS, *OF_TENSORS, *SCALAR]
+            known = [*FUNCTIONS, *OF_TENSORS, *SCALAR, INITIAL]
             self.unknown("A208", "there is no weight function", name, known, call.callee.span)
             return False
         given = [a.value for a in call.arguments]

@@ -17,6 +17,7 @@ from archir.rewrite.expressions import Result, Scope, evaluate, is_term
 from archir.rewrite.match import Match, Matcher
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import PatternNode, PatternOperand, Rewriting, Rule
+from archir.weights.init import initial
 from archir.weights.terms import Apply, Term
 
 
@@ -64,14 +65,15 @@ def plan_pattern(
     scope.attributes = False
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
-    terms = _terms(body, scope, build, graph)
+    terms = _terms(body, scope, build, graph, ops, seed)
     try:
         after = build.builder.build()
     except ValueError as reason:
         raise _misfit(rule, match.root, f"cannot be applied: {reason}") from None
     _tied(rule, match, terms, graph, after)
     matched = tuple(node.name for node in match.nodes.values())
-    plan = Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched)
+    made = {name: node.name for name, node in build.made.items()}
+    plan = Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched, made)
     check_shapes(plan)
     return plan
 
@@ -250,13 +252,17 @@ def _rewire(
     return moved
 
 
-def _terms(body: Rewriting, scope: Scope, build: _Build, graph: Graph) -> dict[str, Term]:
+def _terms(
+    body: Rewriting, scope: Scope, build: _Build, graph: Graph, ops: OpSet, seed: int
+) -> dict[str, Term]:
     terms: dict[str, Term] = {}
     for target, expression in body.weights:
         owner, _, role = target.rpartition(".")
         path = build.made[owner].params.get(role)
         if path is None:
             raise error("A207", f"`{owner}` has no `{role}` there", span=expression.span)
+        parameter = build.builder.parameters[path]
+        scope.target = initial(build.made[owner], role, parameter, ops, seed)
         value = evaluate(expression, scope)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = Apply("multiply", (Apply("ones", _extents(build, path)), value))

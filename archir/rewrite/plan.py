@@ -19,7 +19,7 @@ from archir.ops.record import Law, OpSet
 from archir.rewrite.rule import Rule
 from archir.weights.functions import WeightError, evaluate, shape_of
 from archir.weights.store import numpy_dtype
-from archir.weights.terms import IndexMap, Ref, Statistic, Term, compose
+from archir.weights.terms import Free, IndexMap, Ref, Statistic, Term, compose
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Plan:
     values: Mapping[Value, Value] = field(default_factory=dict)
     matched: tuple[str, ...] = ()
     """The nodes of ``before`` that a pattern matched, changed or not."""
+    made: Mapping[str, str] = field(default_factory=dict)
+    """The nodes of ``after`` that a pattern's right side names, by the names it gives them."""
     unread: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
     """Weights that the rule assumes to be zero: by path, the axes and what is kept of them."""
 
@@ -130,6 +132,7 @@ def apply_terms(
 ) -> dict[str, Array]:
     """The child's tensors: what no term names is shared with the parent, not copied."""
     out: dict[str, Array] = {}
+    held = dict[Free, Array]((measured or {}).items())
     for path, parameter in after.parameters.items():
         term = terms.get(path)
         if term is None:
@@ -137,7 +140,7 @@ def apply_terms(
             continue
         dtype = numpy_dtype(parameter.type.dtype)
         with np.errstate(all="ignore"):  # what is not finite shows in the drift
-            value = evaluate(term, Floating(_wide(dtype)), weights, measured)
+            value = evaluate(term, Floating(_wide(dtype)), weights, held)
             out[path] = np.asarray(value, dtype=dtype, order="C")
     return out
 

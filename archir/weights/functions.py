@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.arithmetic import ARITHMETIC, SHARE
+from archir.weights.factors import FACTORS
 from archir.weights.gathering import GATHERING
+from archir.weights.init import drawn
 from archir.weights.making import MAKING, filled
 from archir.weights.moving import MOVING
 from archir.weights.record import Shape, WeightError, WeightFunction, need
-from archir.weights.terms import Apply, Argument, Ref, Statistic, Term
+from archir.weights.terms import Argument, Free, Initial, Ref, Statistic, Term
 
 __all__ = ["FUNCTIONS", "WeightError", "WeightFunction", "evaluate", "moment", "shape_of"]
 
@@ -42,13 +44,15 @@ def shape_of(term: Term, shapes: Mapping[str, Shape]) -> Shape:
         return shapes[term.path]
     if isinstance(term, Statistic):
         return (term.channels,)
+    if isinstance(term, Initial):
+        return term.shape
     function = _function(term.function)
     for place, arg in enumerate(term.args):
-        tensor = isinstance(arg, Ref | Statistic | Apply)
+        tensor = isinstance(arg, Term)
         number = isinstance(arg, int | float) and not isinstance(arg, bool)
         fits = (tensor or (function.numbers and number)) if place < function.tensors else not tensor
         need(fits, f"argument {place + 1} does not fit {function.signature}")
-    args = [shape_of(a, shapes) if isinstance(a, Ref | Statistic | Apply) else a for a in term.args]
+    args = [shape_of(a, shapes) if isinstance(a, Term) else a for a in term.args]
     try:
         return function.shape(*args)
     except TypeError:
@@ -59,22 +63,24 @@ def evaluate(
     term: Term,
     arithmetic: Arithmetic,
     weights: Mapping[str, Array],
-    measured: Mapping[Statistic, Array] | None = None,
+    measured: Mapping[Free, Array] | None = None,
 ) -> Array:
     """The value of a term.
 
-    ``measured`` holds the calibration statistics; where one is missing the mean is 0 and the
-    variance 1 (the map is exact for any values).
+    ``measured`` holds the calibration statistics, and in exact checks whatever stands for initial
+    values. Where a statistic is missing the mean is 0 and the variance 1 (the map is exact for
+    any values); where an initial value is, it is drawn.
     """
     if isinstance(term, Ref):
         return weights[term.path]
+    if isinstance(term, Free) and measured is not None and term in measured:
+        return measured[term]
+    if isinstance(term, Initial):
+        return arithmetic.array(drawn(term))
     if isinstance(term, Statistic):
-        if measured is not None and term in measured:
-            return measured[term]
         return filled(0 if term.kind == "mean" else 1)(arithmetic, term.channels)
     args: list[Argument | Array] = [
-        evaluate(a, arithmetic, weights, measured) if isinstance(a, Ref | Statistic | Apply) else a
-        for a in term.args
+        evaluate(a, arithmetic, weights, measured) if isinstance(a, Term) else a for a in term.args
     ]
     return _function(term.function).value(arithmetic, *args)
 
@@ -90,11 +96,8 @@ def moment(term: Term, *, squared: bool = False) -> Term | None:
     """
     if isinstance(term, Ref):
         return term
-    if isinstance(term, Statistic):
+    if isinstance(term, Free):
         return None
-    moments = tuple(
-        moment(a, squared=squared) if isinstance(a, Ref | Statistic | Apply) else None
-        for a in term.args
-    )
+    moments = tuple(moment(a, squared=squared) if isinstance(a, Term) else None for a in term.args)
     gradient = _function(term.function).gradient
     return None if gradient is None else gradient(term.args, moments, squared)

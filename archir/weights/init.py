@@ -16,44 +16,46 @@ from archir.ir.graph import Graph, Node, Parameter
 from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
 from archir.weights.store import Weights, numpy_dtype
+from archir.weights.terms import Initial
 
-Initialiser = Callable[[np.random.Generator, tuple[int, ...], Node], Array]
+Initialiser = Callable[[np.random.Generator, tuple[int, ...], float | None], Array]
 
 
 def _fan_in(shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:])
 
 
-def _he_normal(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _he_normal(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     values = stream.standard_normal(shape, np.float32)
     return np.multiply(values, np.float32(math.sqrt(2 / _fan_in(shape))), out=values)
 
 
-def _lecun_uniform(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _lecun_uniform(
+    stream: np.random.Generator, shape: tuple[int, ...], fill: float | None
+) -> Array:
     reach = 1 / math.sqrt(_fan_in(shape))
     return (stream.random(shape, np.float32) * 2 - 1) * np.float32(reach)
 
 
-def _zeros(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _zeros(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     return np.zeros(shape, np.float32)
 
 
-def _ones(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _ones(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     return np.ones(shape, np.float32)
 
 
-def _quarter(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _quarter(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     return np.full(shape, 0.25, np.float32)
 
 
-def _normal(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _normal(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     return stream.standard_normal(shape, np.float32)
 
 
-def _fill(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
-    value = node.attrs["init"]
-    assert isinstance(value, int | float)
-    return np.full(shape, value)
+def _fill(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
+    assert fill is not None
+    return np.full(shape, fill)
 
 
 INITIALISERS: dict[str, Initialiser] = {
@@ -69,14 +71,14 @@ INITIALISERS: dict[str, Initialiser] = {
 
 
 def _between(low: float, high: float) -> Initialiser:
-    return lambda stream, shape, node: stream.uniform(low, high, shape)
+    return lambda stream, shape, fill: stream.uniform(low, high, shape)
 
 
-def _variance(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _variance(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     return np.exp(stream.uniform(math.log(0.4), math.log(2.5), shape))
 
 
-def _scale(stream: np.random.Generator, shape: tuple[int, ...], node: Node) -> Array:
+def _scale(stream: np.random.Generator, shape: tuple[int, ...], fill: float | None) -> Array:
     size = np.exp(stream.uniform(math.log(0.5), math.log(1.6), shape))
     return size * np.where(stream.random(shape) < 0.25, -1.0, 1.0)
 
@@ -116,12 +118,25 @@ def init_weights(
     out: Weights = {}
     for path, parameter in graph.parameters.items():
         node, role = owner[path]
-        initialiser = INITIALISERS[ops[node.op].param(role).init]
-        if random_statistics:
-            initialiser = STATISTICS.get((node.op, role), initialiser)
-        values = initialiser(stream_of(seed, path), _shape(parameter), node)
+        first = initial(node, role, parameter, ops, seed)
+        values = drawn(first)
+        if random_statistics and (node.op, role) in STATISTICS:
+            values = STATISTICS[node.op, role](stream_of(seed, path), first.shape, None)
         out[path] = values.astype(numpy_dtype(parameter.type.dtype), copy=False)
     return out
+
+
+def initial(node: Node, role: str, parameter: Parameter, ops: OpSet, seed: int) -> Initial:
+    """What a node's parameter holds in an untrained network, as a weight term."""
+    value = node.attrs.get("init")
+    fill = float(value) if isinstance(value, int | float) else None
+    return Initial(parameter.path, _shape(parameter), ops[node.op].param(role).init, seed, fill)
+
+
+def drawn(first: Initial) -> Array:
+    """The values that a term stands for."""
+    stream = stream_of(first.seed, first.path)
+    return INITIALISERS[first.initialiser](stream, first.shape, first.fill)
 
 
 def stream_of(seed: int, path: str) -> np.random.Generator:

@@ -10,7 +10,7 @@ import numpy as np
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.making import sizes_of
 from archir.weights.record import Shape, WeightFunction, axis_of, moved, need, whole
-from archir.weights.terms import Apply, Ref, Statistic, Term, references
+from archir.weights.terms import Apply, Term, references
 
 
 def _pad_shape(w: Shape, amount: int | tuple[int, ...]) -> Shape:
@@ -37,7 +37,7 @@ def _concat_shape(a: Shape, b: Shape, axis: int) -> Shape:
 
 def _apart(what: str, a: object, b: object) -> None:
     """Two parts of a term must not read one tensor: its shares would not add up."""
-    paths = [{*references(x)} if isinstance(x, Ref | Statistic | Apply) else set() for x in (a, b)]
+    paths = [{*references(x)} if isinstance(x, Term) else set() for x in (a, b)]
     need(not paths[0] & paths[1], f"{what} has no gradient map; `take` makes copies that have one")
 
 

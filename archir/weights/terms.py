@@ -48,6 +48,20 @@ class Statistic:
     channels: int
 
 
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """What an untrained network would hold in a new parameter: drawn from a seed and its path.
+
+    ``initialiser`` is what the operator's record names; ``fill`` its number, where it has one.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    initialiser: str
+    seed: int
+    fill: float | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Apply:
     """A weight function applied to terms, numbers and index maps."""
@@ -56,37 +70,44 @@ class Apply:
     args: tuple[Argument, ...]
 
 
-Term = Ref | Statistic | Apply
+Free = Statistic | Initial
+"""What an exact check may take to be anything."""
+
+Leaf = Ref | Free
+Term = Leaf | Apply
 Argument = Term | IndexMap | Indices | int | float | tuple[int, ...]
 
 
 def references(term: Term) -> Iterator[str]:
     """The parent's parameters that a term reads."""
-    if isinstance(term, Ref):
-        yield term.path
-    elif isinstance(term, Apply):
-        for arg in term.args:
-            if isinstance(arg, Ref | Statistic | Apply):
-                yield from references(arg)
+    yield from (leaf.path for leaf in leaves(term) if isinstance(leaf, Ref))
+
+
+def leaves(term: Term) -> Iterator[Leaf]:
+    """What a term reads, in order."""
+    if not isinstance(term, Apply):
+        yield term
+        return
+    for arg in term.args:
+        if isinstance(arg, Term):
+            yield from leaves(arg)
 
 
 def statistics(term: Term) -> Iterator[Statistic]:
     """The calibration statistics that a term reads."""
-    if isinstance(term, Statistic):
-        yield term
-    elif isinstance(term, Apply):
-        for arg in term.args:
-            if isinstance(arg, Ref | Statistic | Apply):
-                yield from statistics(arg)
+    yield from (leaf for leaf in leaves(term) if isinstance(leaf, Statistic))
 
 
-def rebuild(term: Term, leaf: Callable[[Ref | Statistic], Term]) -> Term:
+def free(term: Term) -> Iterator[Free]:
+    """What a term reads that is no parameter."""
+    yield from (leaf for leaf in leaves(term) if isinstance(leaf, Free))
+
+
+def rebuild(term: Term, leaf: Callable[[Leaf], Term]) -> Term:
     """The term with each leaf replaced."""
     if not isinstance(term, Apply):
         return leaf(term)
-    args = tuple(
-        rebuild(a, leaf) if isinstance(a, Ref | Statistic | Apply) else a for a in term.args
-    )
+    args = tuple(rebuild(a, leaf) if isinstance(a, Term) else a for a in term.args)
     return Apply(term.function, args)
 
 
