@@ -151,15 +151,19 @@ def _argument(
     return value
 
 
-def try_rule(rule: Rule, ops: OpSet, aspect: Aspect, wanted: int) -> Trials:
-    """Try a rule on up to ``wanted`` instances; stops at the first that breaks its contract."""
+def try_rule(rule: Rule, ops: OpSet, aspect: Aspect, wanted: int, *, shrink: bool = True) -> Trials:
+    """Try a rule on up to ``wanted`` instances; stops at the first that breaks its contract.
+
+    That one is made as small as it goes, if ``shrink``.
+    """
     trials = Trials()
     for found in instances(rule, ops, trials.misfits):
         against = _against(found, rule, ops, aspect)
         if against is None:
             continue
         if against is not True:
-            trials.counterexample = _smaller(rule, ops, aspect, found) or against
+            smaller = _smaller(rule, ops, aspect, found) if shrink else None
+            trials.counterexample = smaller or against
             return trials
         trials.equal += 1
         if trials.equal >= wanted:

@@ -99,6 +99,15 @@ def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
     return Verdict(rule.name, rule.hash, Axioms(()).hash_of(()), (), "", tuple(found))
 
 
+def quickly_refuted(rule: Rule, ops: OpSet, aspect: Aspect) -> ModeVerdict | None:
+    """The verdict of the few networks on which every rule is tried first, if they refute it.
+
+    The counterexample is not made smaller.
+    """
+    count = CONFIRMED_OVER_CLASS if isinstance(rule.body, Reshaping) else CONFIRMED
+    return _refuted(aspect, try_rule(rule, ops, aspect, count, shrink=False))
+
+
 def shipped_verdict(rule: Rule) -> Verdict | None:
     """The verdict that the rule's package ships for it; needs no egglog."""
     return shipped(rule)
