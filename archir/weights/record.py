@@ -24,7 +24,8 @@ class WeightFunction:
     The first ``tensors`` arguments are tensors (or numbers, where ``numbers``), the others are
     not. ``shape`` maps the shapes of tensors (other arguments as they are) to the result's;
     ``gradient`` gets the arguments, the arguments with tensors replaced by their moments (None
-    for constants), and whether the moment is a second one.
+    for constants), and whether the moment is a second one. What is ``inexact`` has a value in
+    floating point alone: no rule that keeps the function may use it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class WeightFunction:
     value: Callable[..., Array]
     gradient: Gradient | None = None
     numbers: bool = False
+    inexact: bool = False
 
 
 def need(condition: object, text: str) -> None:
