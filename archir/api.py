@@ -506,7 +506,8 @@ def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> R
         sides = (network.graph, network.weights), (program.graph, weights)
         drift = measure(*sides, network.ops, engine())
         kept = [u for u in work.uses if u.plan.rule.contract.function]
-        moved = any(u.read for u in kept)  # a rule's assumption does not hold: it is reported
+        # What a rule assumes does not hold, or a rule keeps the shape alone: drift is reported.
+        moved = any(u.read for u in kept) or len(kept) < len(work.uses)
         if kept and not (drift.finite if moved else drift.fine):
             raise error(
                 "A403",

@@ -80,9 +80,9 @@ def untrue(
     feeds = {Value(name): values[f"tensor {name}"] for name in plan.before.inputs}
     world = World(k, mode, ops, values)
     for name, operand in body.match.bindings.items():
-        if operand.node is None or name not in body.replace.bindings:
+        if name not in body.replace.bindings:
             continue
-        before = Value(operand.node, operand.port)
+        before = Value(operand.node or str(operand.variable), operand.port)
         after = plan.values.get(before, before)
         sides = (
             run(plan.before, ops, k, feeds, old, wanted=[before], mode=mode).values[before],

@@ -106,22 +106,18 @@ class _Pattern:
         body = self.rule.body
         assert isinstance(body, Rewriting)
         taken = {n.name for n in body.match.nodes}
-        names = dict.fromkeys(
-            o.variable for n in body.match.nodes for o in n.operands if o.variable is not None
-        )
-        for place, name in enumerate(names):
+        for place, name in enumerate(body.match.variables):
             path = f"{name}_in" if name in taken else name
             self.values[name] = self.sketch.input(path, self.shape(name, place))
         for node in body.match.nodes:
             self.made[node.name] = self.node(node)
-        root = body.match.nodes[-1].name
+        handed = [o for name, o in body.match.bindings.items() if name in body.replace.bindings]
         shown = [
-            Value(o.node, o.port)
-            for name, o in body.match.bindings.items()
-            if o.node is not None and name in body.replace.bindings
+            Value(o.node, o.port) if o.node is not None else self.values[o.variable or ""]
+            for o in handed
         ]
-        outputs = dict.fromkeys([Value(root), *shown])
-        return self.sketch.build(*outputs), root
+        root = Value(body.match.nodes[-1].name) if body.match.nodes else shown[0]
+        return self.sketch.build(*dict.fromkeys([root, *shown])), root.node
 
     def shape(self, name: str, place: int) -> list[Size]:
         rank = self.ranks.get(name) or next(

@@ -394,7 +394,7 @@ class _Translation:
         body = self.body
         for name, operand in body.match.bindings.items():
             target = body.replace.bindings.get(name)
-            if operand.node is not None and target is not None:
+            if target is not None:
                 yield name, self._operand(operand, self.left), self._operand(target, self.right)
         for name, held in self.left.uses.items():
             other = self.right.uses.get(name)

@@ -61,23 +61,34 @@ class Matcher:
         """Parameters without a value: a guard that speaks of one is taken to hold."""
 
     @property
-    def root(self) -> PatternNode:
-        """The pattern node whose match names the site: the last one."""
-        return self.pattern.nodes[-1]
+    def root(self) -> PatternNode | None:
+        """The pattern node whose match names the site: the last one.
+
+        None where the pattern is any tensor: its site is the node that makes it.
+        """
+        return self.pattern.nodes[-1] if self.pattern.nodes else None
+
+    def candidates(self) -> Iterator[Node]:
+        """The nodes that may be a site, in program order."""
+        root = self.root
+        yield from (node for node in self.graph if root is None or node.op == root.op)
 
     def all(self) -> Iterator[Match]:
         """Every match, in the order of their roots."""
-        for node in self.graph:
-            if node.op == self.root.op:
-                found = self.at(node)
-                if isinstance(found, Match):
-                    yield found
+        for node in self.candidates():
+            found = self.at(node)
+            if isinstance(found, Match):
+                yield found
 
     def at(self, node: Node) -> Match | Failure:
         """The match rooted at a node, or the best failure."""
         self.best = Failure(-1, node.name, "it does not match")
         start = _State({}, {}, dict(self.arguments))
-        for state in self._node(self.root, node, start):
+        root = self.root
+        if root is None:
+            (variable,) = self.pattern.variables
+            start.variables[variable] = Value(node.name)
+        for state in (start,) if root is None else self._node(root, node, start):
             for full in self._rest(state):
                 match = Match(node.name, full.variables, full.nodes, full.scalars)
                 if self._allowed(match):

@@ -45,9 +45,7 @@ class Names:
                 else:
                     self.expression(value)
             self.nodes[node.name] = node.op
-        free = list(
-            dict.fromkeys(o.variable for n in body.match.nodes for o in n.operands if o.variable)
-        )
+        free = list(body.match.variables)
         self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
         for condition in where:
             self.expression(condition)

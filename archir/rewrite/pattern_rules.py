@@ -239,9 +239,9 @@ def _rewire(
     moved: dict[Value, Value] = {}
     for name, operand in body.match.bindings.items():
         target = body.replace.bindings.get(name)
-        if operand.node is None or target is None:
+        if target is None:
             continue
-        old = Value(match.nodes[operand.node].name, operand.port)
+        old = _matched(operand, match)
         new = _operand(target, build)
         types = graph.type_of(old), _type(new, build, graph)
         if types[0] != types[1]:
@@ -250,6 +250,14 @@ def _rewire(
             moved[old] = new
     build.builder.rewire(moved, but={n.name for n in build.made.values()})
     return moved
+
+
+def _matched(operand: PatternOperand, match: Match) -> Value:
+    """What an operand of the left side stands for."""
+    if operand.node is not None:
+        return Value(match.nodes[operand.node].name, operand.port)
+    assert operand.variable is not None
+    return match.variables[operand.variable]
 
 
 def _terms(

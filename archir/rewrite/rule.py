@@ -99,6 +99,13 @@ class Pattern:
     nodes: tuple[PatternNode, ...]
     bindings: Mapping[str, PatternOperand]
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names that nothing in the pattern makes."""
+        held = [o for n in self.nodes for o in n.operands]
+        held += self.bindings.values()
+        return tuple(dict.fromkeys(o.variable for o in held if o.variable is not None))
+
     def node(self, name: str) -> PatternNode | None:
         """The pattern node of a name."""
         return next((n for n in self.nodes if n.name == name), None)

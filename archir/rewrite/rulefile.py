@@ -281,8 +281,13 @@ class _RuleReader:
             return None
         before = len(self.errors)
         match, replacement = (self._side(parts[kind][0]) for kind in ("match", "replace"))
-        if not match.nodes and len(self.errors) == before:
+        bare = [name for name, o in match.bindings.items() if o.node is None]
+        if not (match.nodes or bare) and len(self.errors) == before:
             self.complain("A202", "the rule matches nothing", label.span)
+        elif len(bare) > (not match.nodes):
+            text = f"`{bare[-1]}` is another name for what the left side does not make"
+            hint = "`match { y = x }`, alone, stands for any tensor"
+            self.complain("A209", text, label.span, hint)
         if len(self.errors) > before:
             return None  # what follows from a wrong pattern is not worth reporting
         lets: list[tuple[str, t.Expr]] = []
@@ -295,7 +300,8 @@ class _RuleReader:
                 elif isinstance(statement, t.Bind):
                     self._target(statement, replacement, weights)
                     weights[statement.targets[0].text] = statement.value
-        last = [name for name, o in match.bindings.items() if o.node == match.nodes[-1].name]
+        root = match.nodes[-1].name if match.nodes else None
+        last = [name for name, o in match.bindings.items() if o.node == root]
         if last and not any(name in replacement.bindings for name in last):
             text = f"`{last[0]}` is matched but not defined by the right side"
             self.complain("A206", text, label.span)

@@ -210,8 +210,8 @@ class Planner:
                     break
         else:
             matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
-            for node in self.graph:
-                found = matcher.at(node) if node.op == matcher.root.op else None
+            for node in matcher.candidates():
+                found = matcher.at(node)
                 if isinstance(found, Failure) and found.matched > best.matched:
                     best = found
         where = "" if best is nothing else f"; nearest: at {best.node},"
