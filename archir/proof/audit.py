@@ -309,8 +309,8 @@ class _Drawing:
             return int(self.rng.integers(-3, 4))
         if declared.kind == "number":
             return float(self.rng.choice([0.125, 0.25, 0.5, 2.0]))
-        high = 5 if declared.kind == "kernel" else 3
-        return tuple(int(n) for n in self.rng.integers(1, high, self.spatial))
+        low, high = {"kernel": (1, 5), "steps": (1, 3), "margin": (0, 3)}[declared.kind]
+        return tuple(int(n) for n in self.rng.integers(low, high, self.spatial))
 
     def _integer(self, name: str) -> int:
         """A size: often one that a tensor has."""

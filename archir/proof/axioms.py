@@ -52,7 +52,7 @@ from archir.proof.vocabulary import (
 from archir.rewrite.library import GROUP
 from archir.weights.functions import FUNCTIONS
 
-SCALARS = ("axis", "number", "int", "kernel", "steps", "shape")
+SCALARS = ("axis", "number", "int", "kernel", "steps", "margin", "shape")
 FAMILIES = (
     "idempotent",
     "elementwise",

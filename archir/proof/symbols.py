@@ -18,7 +18,7 @@ _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
     "-": (operator.sub, "minus", "subtract"),
     "*": (operator.mul, "times", "multiply"),
     "/": (operator.truediv, "", "divide"),
-    "//": (operator.floordiv, "", ""),
+    "//": (operator.floordiv, "quotient", ""),
     "%": (operator.mod, "", ""),
 }
 

@@ -24,6 +24,7 @@ from archir.ops.infer import bind_attrs, equations_of, instance
 from archir.ops.record import Attr, Mode, Op, OpSet
 from archir.ops.signature import Axis, Star, measure, parse_signature
 from archir.proof.terms import Application, Constant, Formula, Variable, apply
+from archir.proof.windows import WINDOWS
 from archir.weights.functions import FUNCTIONS, WeightError
 from archir.weights.making import filled
 from archir.weights.terms import IndexMap
@@ -291,11 +292,6 @@ def _need(condition: bool, text: str) -> None:
         raise WeightError(text)
 
 
-def _quotient(k: Arithmetic, a: int, b: int) -> int:
-    _need(b != 0 and a % b == 0, "not a whole multiple")
-    return a // b
-
-
 PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "fibre_sum": _fibre_sum,
     "channel_add": _along_axis("add", 1),
@@ -319,16 +315,14 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "fill": lambda k, value, sizes: filled(value)(k, sizes),
     "kernel_identity": lambda k, n, kernel: FUNCTIONS["identity"].value(k, n, *kernel),
     "spatial_rank": lambda k, x: x.ndim - 2,
+    "rank": lambda k, x: x.ndim,
     "channels": lambda k, x: x.shape[1],
     "size": lambda k, x, axis: x.shape[axis],
     "entry": lambda k, values, place: values[place],
     "operands": lambda k, *tensors: tensors,
     "shared": lambda k, value, g: value * g.source / len(g.entries),
     "port": lambda k, outputs, number: outputs[number],
-    "plus": lambda k, a, b: a + b,
-    "minus": lambda k, a, b: a - b,
-    "times": lambda k, a, b: a * b,
-    "quotient": _quotient,
+    **WINDOWS,
     "shape": lambda k, x: x.shape,
     "stretch": lambda k, x, shape: np.broadcast_to(x, shape),
 }
