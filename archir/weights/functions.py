@@ -15,6 +15,7 @@ from archir.weights.arithmetic import ARITHMETIC, SHARE
 from archir.weights.factors import FACTORS
 from archir.weights.gathering import GATHERING
 from archir.weights.init import drawn
+from archir.weights.kernels import KERNELS
 from archir.weights.making import MAKING, filled
 from archir.weights.moving import MOVING
 from archir.weights.record import Shape, WeightError, WeightFunction, need
@@ -23,7 +24,7 @@ from archir.weights.terms import Argument, Free, Initial, Ref, Statistic, Term
 __all__ = ["FUNCTIONS", "WeightError", "WeightFunction", "evaluate", "moment", "shape_of"]
 
 FUNCTIONS: Mapping[str, WeightFunction] = {
-    f.name: f for f in (*GATHERING, *MAKING, *MOVING, *ARITHMETIC)
+    f.name: f for f in (*GATHERING, *MAKING, *MOVING, *KERNELS, *ARITHMETIC)
 }
 """Every weight function. Maps, `mean` and `variance` are read when a rewrite is planned."""
 

@@ -123,9 +123,7 @@ def _diagonal_shape(w: Shape, groups: int) -> Shape:
 
 def _diagonal(k: Arithmetic, w: Array, groups: int) -> Array:
     rows, columns = w.shape[0] // groups, w.shape[1] // groups
-    blocks = (
-        w[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)
-    )
+    blocks = (w[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups))
     return np.concatenate(tuple(blocks), axis=0)
 
 

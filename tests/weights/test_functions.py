@@ -92,6 +92,17 @@ LINEAR: Mapping[str, list[tuple[str, Term]]] = {
         ("w", call("multiply_along", W, call("count", IndexMap(np.array([0, 0, 1]), 3)), -4)),
         ("v", call("multiply_along", V, call("concat", call("ones", 3), call("zeros", 1), 0), 0)),
     ],
+    "crop": [("w", call("crop", W, 1)), ("w", call("crop", W, (0, 1)))],
+    "dilate": [("w", call("dilate", W, 3)), ("w", call("dilate", W, (1, 2)))],
+    "undilate": [("w", call("undilate", W, 2)), ("w", call("undilate", W, (2, 1)))],
+    "tile": [("w", call("tile", W, 3, 0)), ("m", call("tile", M, 2, -1))],
+    "block_diagonal": [("w", call("block_diagonal", W, 3)), ("m", call("block_diagonal", M, 2))],
+    "diagonal_blocks": [
+        ("m", call("diagonal_blocks", call("transpose", M, 1, 0), 1)),
+        ("w", call("diagonal_blocks", call("slice", W, 0, 1, 3), 2)),
+    ],
+    "pointwise": [("m", call("pointwise", M, 1)), ("m", call("pointwise", M, 3))],
+    "matrix": [("m", call("matrix", call("reshape", M, 3, 2, 1, 1))), ("m", call("matrix", M))],
 }
 """Terms that are linear in one tensor (up to a constant)."""
 
@@ -102,6 +113,8 @@ CONSTANT: Mapping[str, list[Term]] = {
     "ones": [call("ones", 4, 0)],
 }
 NONLINEAR: Mapping[str, list[Term]] = {
+    "matmul": [call("matmul", M, W), call("matmul", M, call("ones", 3))],
+    "row_sums": [call("row_sums", W), call("row_sums", M)],
     "sqrt": [call("sqrt", V), call("sqrt", call("multiply", V, V))]
 }
 EVERY = [t for cases in LINEAR.values() for _, t in cases]
@@ -197,6 +210,8 @@ def test_constants_start_at_zero() -> None:
         (call("concat", M, M, 0), "a tensor joined with itself"),
         (call("divide_along", W, V, 1), "a vector of the parent along an axis"),
         (call("multiply_along", call("ones", 4), V, 0), "a vector of the parent along an axis"),
+        (call("matmul", M, call("ones", 3)), "`matmul` of the parent's tensor"),
+        (call("row_sums", W), "`row_sums` of the parent's tensor"),
     ],
 )
 def test_what_has_no_gradient_map_says_so(term: Term, says: str) -> None:
@@ -270,6 +285,23 @@ def test_the_moments_of_widening() -> None:
         (call("divide_along", W, V, 0), r"\(4,\) along axis 0 of \(3, 4, 3, 3\)"),
         (call("multiply_along", W, 2, 0), "argument 2"),
         (call("sqrt", 2), "argument 1"),
+        (call("crop", W, 2), r"crop: \(2, 2\) of \(3, 4, 3, 3\)"),
+        (call("crop", W, -1), "below 0"),
+        (call("dilate", W, 0), "below 1"),
+        (call("dilate", V, 2), r"\(4,\) has no spatial axes"),
+        (call("dilate", W, (2, 2, 2)), "3 numbers for 2"),
+        (call("undilate", W, 3), "no whole number of steps"),
+        (call("tile", W, 0, 0), "0 copies"),
+        (call("tile", W, 2, 4), "no axis 4"),
+        (call("block_diagonal", W, 2), "3 output channels in 2 groups"),
+        (call("block_diagonal", V, 2), "no input channels"),
+        (call("diagonal_blocks", M, 2), r"2 groups of \(2, 3\)"),
+        (call("pointwise", W, 2), r"needs a matrix, got \(3, 4, 3, 3\)"),
+        (call("pointwise", M, 0), "0 spatial axes"),
+        (call("matrix", W), "no pointwise kernel"),
+        (call("matmul", W, M), "a matrix on the left"),
+        (call("matmul", M, M), r"\(2, 3\) and \(2, 3\)"),
+        (call("row_sums", V), "has no rows"),
     ],
 )
 def test_wrong_terms(term: Term, says: str) -> None:
