@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
+from archir.ir.types import AttrValue
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.conv import CONV
 from archir.ops.window import windows
@@ -26,8 +26,8 @@ def _correlate(
     """A convolution of what is there: no padding, no bias."""
     need(x.ndim == w.ndim and x.shape[1] == groups * w.shape[1], "correlate: channels")
     need(w.shape[0] % groups == 0, "correlate: groups")
-    attrs = {"kernel": w.shape[2:], "stride": stride, "dilation": dilation, "groups": groups}
-    attrs["padding"] = (0,) * (w.ndim - 2)
+    attrs: dict[str, AttrValue] = {"kernel": w.shape[2:], "padding": (0,) * (w.ndim - 2)}
+    attrs |= {"stride": stride, "dilation": dilation, "groups": groups}
     (result,) = CONV.reference(k, (x,), {"weight": w}, attrs, "eval")
     return result
 
