@@ -112,6 +112,8 @@ class Symbols:
         if path in self.names:
             return self.names[path]
         owner, _, leaf = path.rpartition(".")
+        if self.target and path in self.weights:
+            return Variable(path)  # the weight, where the layer states whether it has one too
         if owner in self.owned and leaf in self.owned[owner]:
             return self.owned[owner][leaf]
         raise UnspokenError(f"`{path}` is not known to the proof")

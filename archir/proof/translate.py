@@ -23,6 +23,8 @@ from archir.proof.terms import (
     Variable,
     apply,
     parts,
+    replaced,
+    variables,
 )
 from archir.proof.vocabulary import FOLDED, buffers, use
 from archir.rewrite.rule import Pattern, PatternNode, PatternOperand, Rewriting, Rule
@@ -192,6 +194,14 @@ class _Translation:
                 self.symbols.weights.add(f"{node.name}.{p.role}")
         self._add(self.left, node, op, operands, attrs, params, rank)
         self.symbols.owned[node.name] = {**attrs, **params}
+        if "weight" in params and (op.name == "linear" or attrs.get("groups") == Constant(1)):
+            self._columns(op, operands[0], params["weight"])
+
+    def _columns(self, op: Op, operand: Formula, weight: Formula) -> None:
+        """A weight has as many columns as what it reads has channels."""
+        read = apply("size", operand, -1) if op.name == "linear" else apply("channels", operand)
+        if op.name in ("linear", "conv"):
+            self.symbols.facts.append(Fact("equal", (read, apply("size", weight, 1))))
 
     def _there(self, node: PatternNode, flag: str | None, attrs: Mapping[str, Formula]) -> bool:
         if flag is None:
@@ -371,6 +381,7 @@ class _Translation:
         """What a parameter is given; a plain number fills it, whatever its shape is."""
         self.symbols.target = target
         term = self.symbols.term(expression)
+        self.symbols.target = ""
         number = not self.symbols.tensor(term) and term != NONE
         return apply("fill", term, Variable(f"shape {target}")) if number else term
 
@@ -396,26 +407,28 @@ class _Translation:
             target = body.replace.bindings.get(name)
             if target is not None:
                 yield name, self._operand(operand, self.left), self._operand(target, self.right)
-        for name, held in self.left.uses.items():
-            other = self.right.uses.get(name)
-            if other is None:
-                continue
-            for port, (a, b) in enumerate(zip(held.outputs, other.outputs, strict=False)):
-                if name not in body.match.bindings:
-                    yield f"{name}:{port}", a, b
-            if mode == "train":
-                yield from self._buffers(name, held, other)
+        # What has changed and is not handed over is read by nothing else: the matcher sees to it.
+        if mode == "train":
+            yield from self._buffers()
 
-    def _buffers(
-        self, name: str, held: _Use, other: _Use
-    ) -> Iterator[tuple[str, Formula, Formula]]:
-        """New buffers are the map of the old ones: only the unchanged map is spoken of."""
-        op = self.ops[held.node.op]
-        old = buffers(op, held.operands, held.attrs, held.params)
-        for role, term in buffers(op, other.operands, other.attrs, other.params).items():
-            if other.params[role] != held.params.get(role):
-                raise UnspokenError(f"the buffer `{name}.{role}` is mapped")
-            yield f"{name}.{role}", old[role], term
+    def _buffers(self) -> Iterator[tuple[str, Formula, Formula]]:
+        """New buffers are the map of the old ones; what starts anew has nothing to agree with."""
+        after: dict[str, Formula] = {}
+        for name, held in self.left.uses.items():
+            op = self.ops[held.node.op]
+            terms = buffers(op, held.operands, held.attrs, held.params)
+            after.update({f"{name}.{role}": term for role, term in terms.items()})
+        for name, made in self.right.uses.items():
+            op = self.ops[made.node.op]
+            for role, term in buffers(op, made.operands, made.attrs, made.params).items():
+                held_before = made.params[role]
+                if not variables(held_before) & after.keys():
+                    continue
+                if any(
+                    isinstance(p, Application) and p.head == "place" for p in parts(held_before)
+                ):
+                    raise UnspokenError(f"the buffer `{name}.{role}` gets entries of its own")
+                yield f"{name}.{role}", replaced(held_before, after), term
 
 
 def _alike(left: Formula, right: Formula) -> Fact:

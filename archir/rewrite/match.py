@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from archir.diag import ArchirError
 from archir.ir.graph import Graph, Node, Value
@@ -72,6 +73,11 @@ class Matcher:
         """The nodes that may be a site, in program order."""
         root = self.root
         yield from (node for node in self.graph if root is None or node.op == root.op)
+
+    @cached_property
+    def users(self) -> dict[str, list[tuple[str, str]]]:
+        """Which nodes hold a parameter, by its path."""
+        return self.graph.users()
 
     def all(self) -> Iterator[Match]:
         """Every match, in the order of their roots."""
@@ -249,9 +255,15 @@ class Matcher:
             for name, o in body.match.bindings.items()
             if name in body.replace.bindings
         }
+        for target, _ in body.weights:
+            owner, _, role = target.rpartition(".")
+            path = match.nodes[owner].params.get(role) if owner in match.nodes else None
+            for other, _ in self.users.get(path or "", ()):
+                if other not in inside:
+                    self._fail(state, other, f"it shares `{path}`, which would change")
+                    return False
         for name, node in match.nodes.items():
-            stays = body.replace.node(name)
-            if stays is not None and stays.op == node.op:
+            if body.untouched(name):
                 continue
             for port in range(len(node.types)):
                 if (name, port) in shown:

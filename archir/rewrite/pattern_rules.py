@@ -268,6 +268,8 @@ def _terms(
         owner, _, role = target.rpartition(".")
         path = build.made[owner].params.get(role)
         if path is None:
+            if any(p.role == role for p in ops[build.made[owner].op].params):
+                continue  # a bias that the layer does not have
             raise error("A207", f"`{owner}` has no `{role}` there", span=expression.span)
         parameter = build.builder.parameters[path]
         scope.target = initial(build.made[owner], role, parameter, ops, seed)

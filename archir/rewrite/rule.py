@@ -121,6 +121,20 @@ class Rewriting:
     weights: tuple[tuple[str, Expression], ...]
     """``node.role`` of the right side, and the term that makes it."""
 
+    def untouched(self, name: str) -> bool:
+        """Whether a node of the left side stands on the right as it is, and all that it reads."""
+        old, new = self.match.node(name), self.replace.node(name)
+        if old is None or new is None or old.op != new.op:
+            return False
+        if any(target.rpartition(".")[0] == name for target, _ in self.weights):
+            return False
+        stated = {attr: _text(e) for attr, e in old.attrs.items()}
+        return (
+            all(stated.get(attr) == _text(e) for attr, e in new.attrs.items())
+            and old.operands == new.operands
+            and all(o.node is None or self.untouched(o.node) for o in old.operands)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reshaping:
@@ -155,6 +169,11 @@ class Rule:
         """sha256 of the rule's text, white space and comments folded."""
         text = _COMMENT.sub(lambda m: "" if m[0].startswith("#") else m[0], self.text)
         return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def _text(expression: Expression) -> str:
+    span = expression.span
+    return " ".join(span.source.text[span.start : span.end].split())
 
 
 _COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|`(?:[^`\\\n]|\\.)*`|#[^\n]*', re.DOTALL)

@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
     "a tensor that another layer shares": (
         IMAGE + "a = x |> conv(4, 3)\nend = a |> relu\n"
         "output z = x |> e: conv(4, 3, weight = a.weight)" + HEAD,
-        *(GROW, "end", {}, "A306", "e", "it would change `a.weight`, which e shares"),
+        *(GROW, "end", {}, "A302", "e", "it shares `a.weight`, which would change"),
     ),
     "a result of another shape": (
         LAYERS,
