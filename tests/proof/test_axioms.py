@@ -223,9 +223,7 @@ def test_no_axiom_is_a_rule(library, axioms, few) -> None:
                 ]
             else:
                 handed = rule.body.match.bindings
-                wanted = [
-                    g for g in goals(rule, STANDARD, mode) if g.name.split(",")[0] in handed
-                ]
+                wanted = [g for g in goals(rule, STANDARD, mode) if g.name.split(",")[0] in handed]
             laws = [law for law in axioms.laws(few) if mode in law.modes]
             proofs = prove_goals(wanted, laws, Budget(), known=known)
             assert wanted
