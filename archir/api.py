@@ -29,6 +29,7 @@ from archir.proof.prove import verdict_for
 from archir.proof.replay import Finding, verify
 from archir.proof.uses import Use, check_plan, share_read, wanted_statistics
 from archir.proof.verdict import Verdict
+from archir.rewrite.class_rules import reads_weights
 from archir.rewrite.library import Library, installed, read_rule_file
 from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
@@ -107,7 +108,7 @@ class Network:
     @functools.cached_property
     def planner(self) -> Planner:
         """Finds sites and plans rules; keeps the axis classes."""
-        return Planner(self.graph, self.ops)
+        return Planner(self.graph, self.ops, self.weights)
 
     def cost(self) -> Cost:
         """Parameters, MACs and activation memory for a batch of one."""
@@ -389,6 +390,11 @@ class _Progress:
     measured: dict[Statistic, Array] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
 
+    def planner(self, rule: Rule, network: Network) -> Planner:
+        """A planner for the graph so far; with the weights where a rule looks at them."""
+        weights = self.settle() if reads_weights(rule) else None
+        return Planner(self.graph, network.ops, weights)
+
     def settle(self) -> Mapping[str, Array] | None:
         """Apply the pending terms."""
         if self.weights is not None and self.terms:
@@ -425,12 +431,10 @@ def rewrite(
     for number, application in enumerate(applications):
         rule = network.library.find(application.rule)
         verdict: Verdict | None = None
-        planner = (
-            network.planner if work.graph is network.graph else Planner(work.graph, network.ops)
-        )
+        planner = network.planner if work.graph is network.graph else work.planner(rule, network)
         for site in planner.choose(rule, application.at, seed):
             if work.graph is not planner.graph:
-                planner = Planner(work.graph, network.ops)
+                planner = work.planner(rule, network)
             report(f"{rule.name}@{site}")
             plan = planner.plan(rule, site, application.arguments, seed + number)
             verdict = verdict or _permitted(rule, network.ops, unproved=unproved)
@@ -484,7 +488,7 @@ def _use(
         measured = calibrated(held, plan, calibration)
         count = len(next(iter(calibration.feeds.values())))
         facts = {"data": calibration.name, "sha256": calibration.sha256, "count": count}
-    weights = work.settle() if plan.unread else None
+    weights = work.settle() if plan.unread or plan.repeated else None
     read = share_read(plan, weights) if weights is not None else 0.0
     work.uses.append(Use(plan, tuple(checks), skipped, measured, facts, verdict, read))
     work.terms = compose_terms(work.terms, plan.terms, plan.after)

@@ -246,6 +246,12 @@ CODES: dict[str, Code] = {
         "An installed package offers rules but its folder of rule files cannot be found. "
         "Installing the package again may help.",
     ),
+    "A215": Code(
+        "a weight function without exact values",
+        "A rule that keeps the function is checked in exact arithmetic wherever it is used, and "
+        "there a singular value decomposition has no value. Rules with `svd_left` or `svd_right` "
+        "preserve the shape.",
+    ),
     "A220": Code(
         "a weight has the wrong shape",
         "The term that a rule gives for a parameter has another shape than the layer wants, or its "
@@ -293,6 +299,11 @@ CODES: dict[str, Code] = {
         "the rule has no verdict",
         "It is neither proved, nor tested, nor refuted. `--unproved` runs it all the same; its "
         "uses are checked one by one as always, and the certificate says so.",
+    ),
+    "A313": Code(
+        "a rule that looks at weights, and there are none",
+        "Rules such as `prune.magnitude`, `merge.duplicates` and `drop.unread` find the channels "
+        "in the weights. `archir weights init` draws some; `prune.keep` is told which stay.",
     ),
     "A312": Code(
         "the result would be too large",

@@ -43,6 +43,7 @@ from archir.proof.vocabulary import (
     CHANNELWISE,
     CONDITIONS,
     FOLDED,
+    MERGING,
     MOVING,
     PROOF_FUNCTIONS,
     RELATIONS,
@@ -59,6 +60,7 @@ FAMILIES = (
     "homogeneous",
     "channelwise",
     "moving",
+    "merging",
     "scaling",
     "condition",
     *CLAIMS,
@@ -139,6 +141,7 @@ def members(family: str, ops: OpSet, modes: Sequence[Mode]) -> list[str]:
     fixed = {
         "channelwise": CHANNELWISE,
         "moving": MOVING,
+        "merging": MERGING,
         "scaling": SCALING,
         "condition": tuple(CONDITIONS),
     }

@@ -24,7 +24,8 @@ from archir.ir.types import TensorType
 from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
 from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
-from archir.rewrite.plan import Plan, Region, region_of, without_unread
+from archir.rewrite.plan import Plan, Region, as_assumed, region_of
+from archir.weights.fibres import ALONG
 from archir.weights.functions import evaluate, shape_of
 from archir.weights.terms import Apply, Free, IndexMap, Term, free, references
 
@@ -85,7 +86,7 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     region = region_of(plan)
     old = _parameters(plan, region, k, np.random.Generator(np.random.PCG64([seed, 0x5EED])))
     read = {p for n in region.before for p in n.params.values()}
-    old.update({p: a for p, a in without_unread(plan, old).items() if p in read})
+    old.update({p: a for p, a in as_assumed(plan, old).items() if p in read})
     held = _paths(region.after, plan)
     rng = np.random.Generator(np.random.PCG64([seed, 0xCA11]))
     measured = {
@@ -126,9 +127,11 @@ def check_use(
             term = plan.terms.get(path)
             if term is not None and not _of_buffers(plan, term):
                 continue  # a statistic that starts anew has nothing to agree with
-            old_part, kept = (None, found) if term is None else _without_placed(term, found)
-            due = mapped[path] if old_part is None else evaluate(old_part, k, mapped, measured)
-            mismatch = mismatch or _compare(path, due, kept)
+            due = mapped[path] if term is None else evaluate(term, k, mapped, measured)
+            own = found
+            for axis, kept in ({} if term is None else _related(term)).items():
+                due, own = due.compress(kept, axis), own.compress(kept, axis)
+            mismatch = mismatch or _compare(path, due, own)
     numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
     return ExactCheck(
         mode,
@@ -176,15 +179,26 @@ def _of_buffers(plan: Plan, term: Term) -> bool:
     return any(plan.before.parameters[path].buffer for path in references(term))
 
 
-def _without_placed(term: Term, found: Array) -> tuple[Term, Array]:
-    """The entries of a buffer that stand for old ones: those beside them start with themselves."""
-    while isinstance(term, Apply) and term.function == "place":
-        inner, g, axis = term.args
+def _related(term: Term) -> dict[int, Array]:
+    """By axis, which entries of a buffer stand for old ones; others begin with themselves."""
+    marks: dict[int, Array] = {}
+    chain: list[Apply] = []
+    while isinstance(term, Apply) and term.function in ALONG:
+        chain.append(term)
+        inner = term.args[0]
         assert isinstance(inner, Term)
+        term = inner
+    for step in reversed(chain):
+        _, g, axis, *_ = step.args
         assert isinstance(g, IndexMap)
         assert isinstance(axis, int)
-        term, found = inner, found.take(g.entries, axis=axis)
-    return term, found
+        if step.function in ("place", "graft"):
+            old = marks.get(axis, np.ones(len(g.entries), np.bool_))
+            marks[axis] = np.zeros(g.source, np.bool_)
+            marks[axis][g.entries] = old
+        elif axis in marks and step.function == "take":
+            marks[axis] = marks[axis][g.entries]
+    return marks
 
 
 def _paths(nodes: tuple[Node, ...], plan: Plan) -> list[str]:

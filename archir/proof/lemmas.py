@@ -1,47 +1,36 @@
-"""Rules over a class: one lemma for each way in which a class can meet an operator.
+"""Rules over a class: what its acts must do to a weight, and what operators make of it.
 
-A lemma speaks of one name of one signature: if the operands are related along that name, and the
-parameters are what the rule makes of them, then the results are related. Which names there are
-follows from the records (:mod:`archir.proof.changes`); several that change at once do so one after
-another, which is a lemma of its own. ``docs/proof.md`` has the relation and the induction.
+Two sorts of lemmas. One speaks of a rule and of no operator: what a step of it does to a weight
+along an axis puts the old weight and the new one into the relation that a map asks for. The other
+speaks of one name of one operator's signature and of no rule: if operands and parameters are in
+that relation, so are the results. Which names there are follows from the records
+(:mod:`archir.proof.changes`). ``docs/proof.md`` has the relation and the induction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import combinations_with_replacement, product
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from archir.lang import tree as t
+from archir.lang.tree import Call
 from archir.ops.arithmetic import Arithmetic
 from archir.ops.record import Law, Mode, OpSet
 from archir.proof.audit import draw, draw_map, values_of
-from archir.proof.changes import MAP, Act, Change, Claim, changes, gathered
+from archir.proof.changes import MAP, Change, Claim, changes, gathered
 from archir.proof.symbols import Along, Symbols, UnspokenError
-from archir.proof.terms import Constant, Fact, Formula, Goal, Variable, apply, variables
-from archir.rewrite.class_rules import MAPS
-from archir.rewrite.rule import Reshaping, Rule
+from archir.proof.terms import Constant, Fact, Formula, Goal, Variable, apply
+from archir.rewrite.maps import MAKERS
+from archir.rewrite.rule import Reshaping, Rule, Step
 
-ACTIONS: Mapping[Claim, str] = {
-    "produced": "produce",
-    "consumed": "consume",
-    "mapped": "carry",
-    "averaged": "carry",
-}
-"""What a rule does with the parameters that hold a name, by what is said of the name."""
+MADE: frozenset[Claim] = frozenset({"produced", "mapped", "averaged"})
+"""Names along which a parameter's entries go with the map; along a consumed one they add up."""
 NEEDS: Mapping[Claim, str] = {"averaged": "even", "rescaled": "even", "contracted": "bijective"}
 """What a name asks of every map: the planner refuses others."""
-CONDITIONS: Mapping[str, tuple[str, ...]] = {
-    "replicate": ("onto",),
-    "shuffle": ("onto", "one_to_one", "bijective", "even"),
-    "select": ("one_to_one",),
-    "embed": ("one_to_one",),
-}
-"""What holds of a map, by the function that makes it."""
+AXIS = Variable("a")
 
 
 @dataclass(frozen=True)
@@ -67,14 +56,28 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
     Raises:
         UnspokenError: what the rule does cannot be said in the prover's terms.
     """
-    maker = _Maker(rule)
+    body = rule.body
+    assert isinstance(body, Reshaping)
+    steps = [_Step(rule, body, number) for number in range(len(body.steps))]
+    able = set.intersection(*({*MAKERS[step.maker].able} for step in steps))
+    own = [lemma for step in steps for lemma in step.lemmas()]
+    return [*own, *operator_lemmas(ops, mode, frozenset(able))]
+
+
+def operator_lemmas(ops: OpSet, mode: Mode, able: frozenset[str]) -> list[Lemma]:
+    """What each operator makes of related operands and parameters: the same for all rules.
+
+    Names that ask more of a map than a rule's can give are left out: the planner refuses there.
+    """
     found: dict[tuple[object, ...], Lemma] = {}
     names: set[str] = set()
     for op in ops.values():
         if mode == "train" and Law.RANDOM_IN_TRAINING in op.laws:
             continue  # the contract in training: no active dropout in the region
         for change in changes(op):
-            for lemma in maker.lemmas(change, mode):
+            if NEEDS.get(change.claim) not in {None, *able}:
+                continue
+            for lemma in _related(change, mode):
                 goal = lemma.goal
                 key = (goal.left, goal.right, goal.facts)
                 if key in found:
@@ -87,98 +90,110 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
                     name = f"{goal.name} [{count}]"
                 names.add(name)
                 found[key] = replace(lemma, goal=replace(goal, name=name))
-    return [*maker.apart(), *found.values()]
+    return list(found.values())
 
 
-class _Maker:
-    """Makes the lemmas of one rule."""
+def _related(change: Change, mode: Mode) -> Iterator[Lemma]:
+    """If operands and parameters are related along a name, so are results (and new buffers)."""
+    need = NEEDS.get(change.claim)
+    known = frozenset([need] if need else [])
+    plain: dict[str, Formula] = {role: Variable(role) for role in change.roles}
+    held = frozenset(r for r in change.roles if change.holds(r))
+    made = change.claim in MADE
+    long = plain if made else change.acted(plain, _added)
+    short = change.acted(plain, gathered) if made else plain
+    before = change.outcome(None, long, short=False)
+    after = change.outcome(gathered, short, short=True)
+    signed = apply("operands", *change.operands)
+    facts = (
+        *(Fact(c, (MAP,)) for c in sorted(known)),
+        Fact("signed", (Constant(change.signature), signed)),
+    )
+    for name, (term, axes) in before.items():
+        if name.startswith("new") and mode != "train":
+            continue
+        goal = Goal(
+            f"{change.label} {name}".strip(),
+            after[name][0],
+            change.along(term, axes, gathered),
+            facts,
+        )
+        yield Lemma(goal, known, (change,), frozenset() if made else held)
 
-    def __init__(self, rule: Rule) -> None:
-        assert isinstance(rule.body, Reshaping)
-        self.rule, self.body = rule, rule.body
+
+def _added(term: Formula, held: Formula, axis: int) -> Formula:
+    return apply("fibre_sum", term, held, axis)
+
+
+class _Step:
+    """Makes the lemmas of one step of a rule."""
+
+    def __init__(self, rule: Rule, body: Reshaping, number: int) -> None:
+        self.rule, self.body, self.number = rule, body, number
+        self.step: Step = body.steps[number]
         makers = [
             (name, e.callee.text)
-            for name, e in self.body.lets
-            if isinstance(e, t.Call) and e.callee.text in CONDITIONS
+            for name, e in self.step.lets
+            if isinstance(e, Call) and e.callee.text in MAKERS
         ]
         if len(makers) != 1:
-            raise UnspokenError("the rule does not make one map that the prover knows")
+            raise UnspokenError("a step of the rule does not make one map that the prover knows")
         ((self.map, self.maker),) = makers
-        self.conditions = CONDITIONS[self.maker]
+        self.holds = MAKERS[self.maker].holds
+        self.grows = MAKERS[self.maker].grows
+        first = number == 0
+        self.unread = first and rule.contract.unread == self.map
+        self.repeated = first and rule.contract.repeated == self.map
 
-    @cached_property
-    def embeds(self) -> bool:
-        """Whether the old entries are some of the new ones, rather than the other way round."""
-        return self.maker == "embed"
+    def act(self, action: str, term: Formula, g: Formula, axis: Formula) -> Formula:
+        """What the step does to a weight along an axis."""
+        symbols = Symbols(weights={"w"}, maps={self.map})
+        size = apply("length" if self.grows else "source", g)
+        symbols.names[f"size({self.body.variable})"] = size
+        symbols.names.update({p.name: Variable(p.name) for p in self.rule.parameters})
+        for name, value in self.step.lets:
+            if name != self.map:
+                symbols.names[name] = symbols.term(value)
+        symbols.along = Along(term, axis, g)
+        return symbols.term(getattr(self.step, action))
 
-    def act(self, action: str) -> Act:
-        """What the rule does to a parameter along an axis."""
-        expression = getattr(self.body, action)
+    def lemmas(self) -> Iterator[Lemma]:
+        """For each act: it relates the old weight to the new one; and what it leaves in place."""
+        w = Variable("w")
+        known = frozenset(self.holds)
+        facts = tuple(Fact(c, (MAP,)) for c in sorted(known))
+        done: dict[tuple[Formula, Formula], None] = {}
+        label = f"step {self.number + 1}: " if len(self.body.steps) > 1 else ""
+        for action in ("produce", "carry", "consume"):
+            made = action != "consume"
+            old: Formula = w
+            if self.unread and not made:
+                old = apply("place", w, MAP, AXIS)
+            if self.repeated and made:
+                old = apply("take", w, MAP, AXIS)
+            new = self.act(action, old, MAP, AXIS)
+            head = "take" if made else "fibre_sum"
+            related = apply(head, new if made == self.grows else old, MAP, AXIS)
+            left, right = (related, old) if made == self.grows else (new, related)
+            if (left, right) not in done:
+                done[left, right] = None
+                yield Lemma(Goal(f"{label}{action}", left, right, facts), known)
+        yield from self._kept(label, facts, known)
 
-        def done(term: Formula, held: Formula, axis: int) -> Formula:
-            symbols = Symbols(weights=variables(term), maps={self.map})
-            symbols.names[f"size({self.body.variable})"] = apply(
-                "length" if self.embeds else "source", MAP
-            )
-            symbols.names.update({p.name: Variable(p.name) for p in self.rule.parameters})
-            for name, value in self.body.lets:
-                if name != self.map:
-                    symbols.names[name] = symbols.term(value)
-            symbols.along = Along(term, axis, held)
-            return symbols.term(expression)
-
-        return done
-
-    def lemmas(self, change: Change, mode: Mode) -> Iterator[Lemma]:
-        """The lemmas for a name of a use; none where the planner refuses the rule there."""
-        need = NEEDS.get(change.claim)
-        if need is not None and need not in MAPS.get(self.maker, ()):
-            return
-        known = frozenset({*self.conditions, *([need] if need else [])})
-        action = ACTIONS.get(change.claim)
-        held = frozenset(r for r in change.roles if change.holds(r)) if action else frozenset()
-        assumed = self.rule.contract.unread and action == "consume"
-        plain: dict[str, Formula] = {role: Variable(role) for role in change.roles}
-        old = change.acted(plain, _placed if assumed else None)
-        new = change.acted(old, self.act(action) if action else None)
-        long, short = (new, old) if self.embeds else (old, new)
-        before = change.outcome(None, long, short=False)
-        after = change.outcome(gathered, short, short=True)
-        signed = apply("operands", *change.operands)
-        facts = (
-            *(Fact(c, (MAP,)) for c in sorted(known) if held or change.claim != "mapped"),
-            Fact("signed", (Constant(change.signature), signed)),
-        )
-        seeds: tuple[Formula, ...] = ()
-        if self.embeds:
-            seeds = tuple(v for r, v in change.acted(long, gathered).items() if r in held)
-        for name, (term, axes) in before.items():
-            if name.startswith("new") and mode != "train":
-                continue
-            goal = Goal(
-                f"{change.label} {name}".strip(),
-                after[name][0],
-                change.along(term, axes, gathered),
-                facts,
-                seeds,
-            )
-            yield Lemma(goal, known, (change,), held if self.embeds or assumed else frozenset())
-
-    def apart(self) -> Iterator[Lemma]:
-        """What the rule does along one axis does not depend on what it does along another."""
-        w, g, h = Variable("w"), MAP, Variable("h")
-        acts = {action: self.act(action) for action in ("produce", "carry", "consume")}
-        facts = tuple(Fact(c, (m,)) for c in self.conditions for m in (g, h))
-        for one, two in combinations_with_replacement(acts, 2):
-            left = acts[two](acts[one](w, g, 0), h, 1)
-            right = acts[one](acts[two](w, h, 1), g, 0)
-            yield Lemma(
-                Goal(f"{one} apart from {two}", left, right, facts), frozenset(self.conditions)
-            )
-
-
-def _placed(term: Formula, held: Formula, axis: int) -> Formula:
-    return apply("place", term, held, axis)
+    def _kept(self, label: str, facts: tuple[Fact, ...], known: frozenset[str]) -> Iterator[Lemma]:
+        """What is assumed along one axis still holds after an act along another."""
+        head = "place" if self.unread else "take" if self.repeated else ""
+        w, h = Variable("w"), Variable("h")
+        there = tuple(Fact(f.relation, (h,)) for f in facts)
+        done: dict[Formula, None] = {}
+        for action in ("produce", "carry", "consume") if head else ():
+            zero, one = Constant(0), Constant(1)
+            left = self.act(action, apply(head, w, h, one), MAP, zero)
+            right = apply(head, self.act(action, w, MAP, zero), h, one)
+            if left not in done:
+                done[left] = None
+                name = f"{label}{action} keeps what is assumed"
+                yield Lemma(Goal(name, left, right, (*facts, *there)), known)
 
 
 def audit_values(lemma: Lemma, k: Arithmetic, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -189,4 +204,4 @@ def audit_values(lemma: Lemma, k: Arithmetic, rng: np.random.Generator) -> Itera
         g, h = (draw_map(rng, lemma.conditions) for _ in range(2))
         ends = [(m.source, len(m.entries)) for m in (g, h)]  # what is gathered, what is placed
         for shape in product(*ends):
-            yield {"g": g, "h": h, "w": draw(k, rng, (*shape, 2))}
+            yield {"g": g, "h": h, "a": 0, "w": draw(k, rng, (*shape, 2))}

@@ -233,7 +233,10 @@ def _rewrite(
         if rule.hash != use["rule_hash"] or rule.name != use["rule"]:
             return [_wrong(name, "the rule's text does not have its hash")], None
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in use["arguments"].items()}
-        plan = Planner(graph, ops).plan(rule, use["site"], arguments, use["seed"])
+        seed, entries = use["seed"], tuple(use.get("map", ()))
+        plan = Planner(graph, ops, weights).plan(rule, use["site"], arguments, seed, entries)
+        if plan.found != entries:
+            return [_wrong(name, "the map that was found in the weights is not there")], None
         known = shipped_verdict(rule)
         if known is not None and use["verdict"]["kind"] != known.kind:
             return [_wrong(name, f"the verdict on `{rule.name}` is {known.kind}")], None
@@ -242,8 +245,12 @@ def _rewrite(
             "not_claimed"
         ]:
             return [_wrong(name, "the exact check does not come out as certified")], None
-        if plan.unread and weights is not None and use["assumed_zero"] != share_read(plan, weights):
-            return [_wrong(name, "the weights assumed to be zero are not as certified")], None
+        for assumed, what in ((plan.unread, "zero"), (plan.repeated, "equal")):
+            if not assumed or weights is None:
+                continue
+            if use[f"assumed_{what}"] != share_read(plan, weights):
+                text = f"the weights assumed to be {what} are not as certified"
+                return [_wrong(name, text)], None
         measured = {_statistic(raw): decode(raw["values"]) for raw in use["measured"]}
         if weights is not None:
             weights = apply_terms(plan.terms, plan.after, weights, measured)

@@ -11,6 +11,7 @@ from archir.lang import tree as t
 from archir.proof.terms import Application, Constant, Fact, Formula, Variable, apply, parts
 from archir.rewrite.expressions import COMPARE
 from archir.rewrite.names import INITIAL
+from archir.weights.fibres import ALONG, SEEDED
 from archir.weights.functions import FUNCTIONS
 
 _PLAIN: Mapping[str, tuple[Callable[[Any, Any], Any], str, str]] = {
@@ -36,7 +37,7 @@ class Along:
     """In a rule over a class: the tensor at hand, the axis, and the axis's map."""
 
     term: Formula
-    axis: int
+    axis: Formula
     map: Formula
 
 
@@ -55,6 +56,8 @@ class Symbols:
     """Names of index maps, in a rule over a class."""
     facts: list[Fact] = field(default_factory=list)
     along: Along | None = None
+    drawn: list[int] = field(default_factory=list)
+    """One entry for each time something is drawn: no two draws are the same."""
     target: str = ""
     """The parameter that is given a value."""
 
@@ -161,8 +164,11 @@ class Symbols:
             kernel = _tuple(args[1:])
             self.odd(kernel)
             return apply("kernel_identity", args[0], kernel)
-        if name in ("take", "place") and len(args) == 1 and self.along is not None:
-            return apply(name, self.along.term, args[0], self.along.axis)
+        if name in ALONG and len(args) < 3 and self.along is not None:
+            moved = args[0] if len(args) == 2 else self.along.term
+            seed = (len(self.drawn),) if name in SEEDED else ()
+            self.drawn.extend(seed)
+            return apply(name, moved, args[-1], self.along.axis, *seed)
         if name not in FUNCTIONS:
             raise UnspokenError(f"`{name}` is not known to the proof")
         return apply(name, *args)

@@ -13,7 +13,7 @@ from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
 from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
-from archir.rewrite.plan import Plan, dropout_in, without_unread
+from archir.rewrite.plan import Plan, as_assumed, dropout_in
 from archir.weights.terms import Statistic, statistics
 
 DRAWS = 4
@@ -34,7 +34,7 @@ class Use:
     calibration: Mapping[str, Any] | None = None
     verdict: Mapping[str, Any] | None = None
     read: float = 0.0
-    """What share of the weights that a rule assumes to be zero is not (their norms compared)."""
+    """What share of the weights is not as a rule assumes, zero or equal (norms compared)."""
 
     def facts(self) -> dict[str, Any]:
         """The use as JSON values, enough to replay it bit for bit."""
@@ -50,6 +50,8 @@ class Use:
             "exact": {c.mode: check_facts(c) for c in self.checks},
             "not_claimed": dict(self.skipped),
             **({"assumed_zero": self.read} if self.plan.rule.contract.unread else {}),
+            **({"assumed_equal": self.read} if self.plan.rule.contract.repeated else {}),
+            **({"map": list(self.plan.found)} if self.plan.found else {}),
             "calibration": self.calibration,
             "measured": [
                 {**asdict(s), "values": encode(array)} for s, array in self.measured.items()
@@ -58,13 +60,13 @@ class Use:
 
 
 def share_read(plan: Plan, weights: Mapping[str, Array]) -> float:
-    """How much of the weights that a plan cuts a rule wrongly assumes to be zero.
+    """How much of the weights that a plan cuts or merges is not as its rule assumes.
 
-    The Euclidean norm of what should be zero over that of all of these weights.
+    The Euclidean norm of their distance from what is assumed over that of all of these weights.
     """
-    zeroed = without_unread(plan, weights)
-    lost = sum(float(np.square(weights[p] - zeroed[p], dtype=np.float64).sum()) for p in zeroed)
-    whole = sum(float(np.square(weights[p], dtype=np.float64).sum()) for p in zeroed)
+    due = as_assumed(plan, weights)
+    lost = sum(float(np.square(weights[p] - due[p], dtype=np.float64).sum()) for p in due)
+    whole = sum(float(np.square(weights[p], dtype=np.float64).sum()) for p in due)
     return (lost / whole) ** 0.5 if whole else 0.0
 
 
@@ -104,6 +106,8 @@ def check_plan(plan: Plan, ops: OpSet, *, seed: int = 0) -> tuple[list[ExactChec
         ArchirError: A401, the two sides differ; the value and the first entry are named. A405,
             the rule's map divides by 0 whatever is drawn.
     """
+    if not plan.rule.contract.function:
+        return [], {}
     for draw in range(DRAWS):
         try:
             return _check(plan, ops, trial_of(plan, seed=seed + draw))

@@ -226,20 +226,6 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
 # --- functions of proofs alone ---------------------------------------------------------------
 
 
-def _fibre_sum(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
-    _need(w.shape[axis] == len(g.entries), "fibre_sum: the axis has not the map's size")
-    axis %= w.ndim
-    rest = w.shape[:axis] + w.shape[axis + 1 :]
-    pieces = []
-    for old in range(g.source):
-        members = w.take(np.flatnonzero(g.entries == old), axis=axis)
-        piece = (
-            k.sum(members, (axis,)) if members.shape[axis] else k.array(np.zeros(rest, np.int64))
-        )
-        pieces.append(piece)
-    return np.stack(pieces, axis=axis)
-
-
 def _along_axis(name: str, axis: int) -> Callable[..., Array]:
     def compute(k: Arithmetic, x: Array, v: Array | None) -> Array:
         if v is None:
@@ -293,7 +279,6 @@ def _need(condition: bool, text: str) -> None:
 
 
 PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "fibre_sum": _fibre_sum,
     "channel_add": _along_axis("add", 1),
     "channel_subtract": _along_axis("subtract", 1),
     "channel_multiply": _along_axis("multiply", 1),
@@ -330,6 +315,7 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 CHANNELWISE = tuple(name for name in PROOF_FUNCTIONS if name.startswith("channel_"))
 MOVING = ("take", "place")
+MERGING = ("first", "fibre_sum")
 SCALING = ("divide_along", "multiply_along")
 """Weight functions that act along one axis: with a map, with a vector."""
 

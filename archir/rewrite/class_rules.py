@@ -12,14 +12,17 @@ from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
-from archir.ops.classes import AxisClass, AxisClasses
+from archir.ops.arithmetic import Array
+from archir.ops.classes import AxisClass, AxisClasses, Kind
 from archir.ops.forest import Need
 from archir.ops.infer import OpError, equations_of, infer, instance_of
 from archir.ops.signature import Axis, Star
 from archir.ops.structure import leaves, lift, measure
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
+from archir.rewrite.found import Known, find, once, there_is
+from archir.rewrite.maps import MAKERS
 from archir.rewrite.plan import Plan, check_shapes
-from archir.rewrite.rule import Reshaping, Rule
+from archir.rewrite.rule import Reshaping, Rule, Step
 from archir.weights.terms import IndexMap, Ref, Term
 
 SUFFIX = re.compile(r"(.+)\.(out|in|axis\d|(?:heads|head|groups|group|outer|inner|part)\d*)")
@@ -105,17 +108,18 @@ def _carried(classes: AxisClasses, node: Node) -> set[int]:
     return found
 
 
-def sites_of(rule: Rule, classes: AxisClasses) -> list[tuple[str, AxisClass]]:
-    """The classes that may change, each with the name of its site."""
-    return [(c.site, c) for c in classes.classes.values() if refusal(rule, c) is None]
+def sites_of(
+    rule: Rule, classes: AxisClasses, weights: Mapping[str, Array] | None = None
+) -> list[tuple[str, AxisClass]]:
+    """The classes that may change, each with the name of its site.
 
-
-MAPS = {
-    "replicate": ("even", "copies"),
-    "select": ("copies",),
-    "shuffle": ("even", "bijective", "copies"),
-}
-"""The conditions that the maps of a rule can meet, by the function that makes them."""
+    A rule that finds its map in the weights applies where there is something to find, if weights
+    are at hand.
+    """
+    found = [c for c in classes.classes.values() if refusal(rule, c) is None]
+    if weights is not None and reads_weights(rule):
+        found = [c for c in found if there_is(makers_of(rule)[0], c, weights)]
+    return [(c.site, c) for c in found]
 
 
 def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
@@ -126,18 +130,44 @@ def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
         return Refusal(obstacle.node, obstacle.reason)
     if not held.members:
         return Refusal(held.name, "no weight makes or reads that axis")
-    body = rule.body
-    assert isinstance(body, Reshaping)
-    makers = [e.callee.text for _, e in body.lets if isinstance(e, t.Call)]
-    able = {c for maker in makers for c in MAPS.get(maker, ())}
-    if len({text_of(act) for act in (body.produce, body.carry, body.consume)}) == 1:
+    makers = makers_of(rule)
+    able = set(MAKERS[makers[0]].able).intersection(*(MAKERS[m].able for m in makers[1:]))
+    assert isinstance(rule.body, Reshaping)
+    acts = [{text_of(e) for e in (s.produce, s.carry, s.consume)} for s in rule.body.steps]
+    if all(len(texts) == 1 for texts in acts):
         able.add("alike")
     for need in held.needs:
         if need.condition not in able:
             return Refusal(need.node, need.reason, _HINTS[need.condition])
-    if held.size == 1 and {"select", "shuffle"}.intersection(makers):
+    if held.size < max(MAKERS[m].least for m in makers):
         return Refusal(held.name, "it has one channel")
     return None
+
+
+def makers_of(rule: Rule) -> list[str]:
+    """The function that makes the map of each step.
+
+    Raises:
+        ArchirError: A213, a step makes no map, or several.
+    """
+    assert isinstance(rule.body, Reshaping)
+    found: list[str] = []
+    for step in rule.body.steps:
+        calls = [e.callee.text for _, e in step.lets if isinstance(e, t.Call)]
+        made = [name for name in calls if name in MAKERS]
+        if len(made) != 1 or (found and MAKERS[made[0]].reads):
+            raise _one_map(rule.name)
+        found += made
+    return found
+
+
+def reads_weights(rule: Rule) -> bool:
+    """Whether a rule finds its map in the weights."""
+    return isinstance(rule.body, Reshaping) and MAKERS[makers_of(rule)[0]].reads
+
+
+def _one_map(where: str) -> ArchirError:
+    return error("A213", "a rule over a class needs one map over its size", node=where)
 
 
 _HINTS = {
@@ -149,18 +179,13 @@ _HINTS = {
 
 
 def unmet(held: AxisClass, g: IndexMap) -> Need | None:
-    """The first need of a class that a map does not meet."""
+    """The first need of a class that a map does not meet (others are a matter of the rule)."""
     counts = np.bincount(g.entries, minlength=g.source)
     for need in held.needs:
-        if need.condition == "alike":  # a matter of the rule, whatever its map
-            continue
-        if need.condition == "copies":
-            if g.source != held.size:
+        if need.condition in ("even", "bijective"):
+            share = 1 if need.condition == "bijective" else counts[0]
+            if share < 1 or (counts != share).any() or len(counts) > g.source:
                 return need
-            continue
-        share = 1 if need.condition == "bijective" else counts[0]
-        if share < 1 or (counts != share).any() or len(counts) > g.source:
-            return need
     return None
 
 
@@ -171,15 +196,26 @@ def plan_class(
     site: str,
     arguments: Mapping[str, AttrValue],
     seed: int,
+    weights: Mapping[str, Array] | None = None,
+    known: Known = (),
 ) -> Plan:
     """The plan of a rule over a class.
+
+    Args:
+        rule: The rule.
+        classes: The classes of the network.
+        held: The class.
+        site: What the user calls it.
+        arguments: The rule's parameters.
+        seed: For what is drawn at random.
+        weights: The network's, for a rule that finds its map there.
+        known: The entries of such a map, found before.
 
     Raises:
         ArchirError: A303, the class cannot change there (the blocking node is named).
     """
     body = rule.body
     assert isinstance(body, Reshaping)
-    graph = classes.graph
     stop = refusal(rule, held)
     if stop is not None:
         where = "" if stop.node == site else f"at {stop.node}, "
@@ -191,8 +227,41 @@ def plan_class(
         )
     assert isinstance(held.size, int)
     rng = np.random.Generator(np.random.PCG64(seed))
-    scope = Scope(graph, {**arguments, f"size({body.variable})": held.size}, rng=rng)
+    scope = Scope(classes.graph, {**arguments, f"size({body.variable})": held.size}, rng=rng)
     scope.tensors = {}
+    scope.reader = lambda name, old, new: find(name, held, new, weights, known)
+    _guarded(rule, held, scope, arguments)
+    terms: dict[str, Term] = {}
+    size, first = held.size, None
+    for maker, step in zip(makers_of(rule), body.steps, strict=True):
+        scope.names[f"size({body.variable})"] = size
+        g = _map(step, scope, maker, size, held)
+        first = first or g
+        need = unmet(held, g)
+        if need is not None:
+            raise _uneven(rule, site, held, need)
+        _act(step, scope, held, terms)
+        size = g.source if MAKERS[maker].grows else len(g.entries)
+        scope.reader = None
+    assert first is not None
+    plan = Plan(
+        rule,
+        site,
+        dict(arguments),
+        seed,
+        classes.graph,
+        _resized(classes, held, size),
+        terms,
+        matched=held.nodes,
+        unread=_assumed(held, first, ("consume",)) if rule.contract.unread else {},
+        repeated=_assumed(held, first, ("produce", "carry")) if rule.contract.repeated else {},
+        found=tuple(int(j) for j in first.entries) if reads_weights(rule) else (),
+    )
+    check_shapes(plan)
+    return plan
+
+
+def _guarded(rule: Rule, held: AxisClass, scope: Scope, arguments: Mapping[str, AttrValue]) -> None:
     for condition in rule.where:
         if not holds(condition, scope):
             given = ", ".join(f"{k} = {v}" for k, v in arguments.items())
@@ -202,57 +271,38 @@ def plan_class(
                 f"the class of {held.name} has {held.size} channels ({given})",
                 node=held.name,
             )
-    for name, expression in body.lets:
-        scope.names[name] = evaluate(expression, scope)
-    g = _map(scope, held)
-    need = unmet(held, g)
-    if need is not None:
-        raise _uneven(rule, site, held, need)
-    terms = _terms(body, scope, held)
-    after = _resized(classes, held, g)
-    unread = _unread(held, g) if rule.contract.unread else {}
-    plan = Plan(
-        rule, site, dict(arguments), seed, graph, after, terms, matched=held.nodes, unread=unread
-    )
-    check_shapes(plan)
-    return plan
 
 
 def _uneven(rule: Rule, site: str, held: AxisClass, need: Need) -> ArchirError:
     assert isinstance(held.size, int)
     where = "" if need.node == site else f"at {need.node}, "
     hint = _HINTS[need.condition]
-    if need.condition == "even":
+    if need.condition == "even" and "replicate" in makers_of(rule):
         more = ", ".join(str(held.size * times) for times in (2, 3))
         hint = f"take a multiple of {held.size}: {more}, ..."
     message = f"`{rule.name}` does not apply at {site}: {where}{need.reason}"
     return error("A303", message, node=need.node, hint=hint)
 
 
-def _map(scope: Scope, held: AxisClass) -> IndexMap:
-    maps = [m for m in scope.names.values() if isinstance(m, IndexMap)]
-    if len(maps) != 1 or held.size not in (maps[0].source, len(maps[0].entries)):
-        raise error("A213", "a rule over a class needs one map over its size", node=held.name)
-    return maps[0]
+def _map(step: Step, scope: Scope, maker: str, size: int, held: AxisClass) -> IndexMap:
+    """Evaluate what a step defines; its map, which must be over the class as it stands."""
+    g: IndexMap | None = None
+    for name, expression in step.lets:
+        value = evaluate(expression, scope)
+        scope.names[name] = value
+        g = value if isinstance(value, IndexMap) else g
+    if g is None or size != (len(g.entries) if MAKERS[maker].grows else g.source):
+        raise _one_map(held.name)
+    return g
 
 
-def _size(g: IndexMap, held: AxisClass) -> int:
-    """The new size: a gather is over the old entries, an embedding over the new."""
-    return len(g.entries) if g.source == held.size else g.source
-
-
-def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
-    """What becomes of each parameter of the class.
+def _act(step: Step, scope: Scope, held: AxisClass, terms: dict[str, Term]) -> None:
+    """What a step does to each parameter of the class.
 
     One that several nodes share, or that holds the class on two axes, is done once an axis.
     """
-    acts = {"produce": body.produce, "carry": body.carry, "consume": body.consume}
-    terms: dict[str, Term] = {}
-    seen: set[tuple[str, int]] = set()
-    for member in held.members:
-        if (member.path, member.axis) in seen:
-            continue
-        seen.add((member.path, member.axis))
+    acts = {"produce": step.produce, "carry": step.carry, "consume": step.consume}
+    for member in once(held):
         expression = acts[member.kind]
         term = terms.get(member.path, Ref(member.path))
         scope.along = Along(term, member.axis, member.structure, held.number)
@@ -261,26 +311,27 @@ def _terms(body: Reshaping, scope: Scope, held: AxisClass) -> dict[str, Term]:
             raise error("A211", f"`{member.kind}` gives no weight", span=expression.span)
         terms[member.path] = value
     scope.along = None
-    return terms
 
 
-def _unread(held: AxisClass, g: IndexMap) -> dict[str, tuple[tuple[int, IndexMap], ...]]:
-    """What a map keeps of every weight that reads the class."""
+def _assumed(
+    held: AxisClass, g: IndexMap, kinds: tuple[Kind, ...]
+) -> dict[str, tuple[tuple[int, IndexMap], ...]]:
+    """The weights of which a rule assumes something, and the map of each of their axes."""
     out: dict[str, dict[int, IndexMap]] = {}
     for m in held.members:
-        if m.kind == "consume":
+        if m.kind in kinds:
             spread = lift(m.structure, held.number, g.entries, g.source)
             out.setdefault(m.path, {})[m.axis] = IndexMap(*spread)
     return {path: tuple(places.items()) for path, places in out.items()}
 
 
-def _resized(classes: AxisClasses, held: AxisClass, g: IndexMap) -> Graph:
+def _resized(classes: AxisClasses, held: AxisClass, size: int) -> Graph:
     """The graph with every attribute that speaks of the class brought up to date."""
     graph, ops = classes.graph, classes.ops
     builder = graph.edit()
     for name in held.nodes:
         node = graph.node(name)
-        attrs = _attributes(node, classes, held, g)
+        attrs = _attributes(node, classes, held, size)
         if attrs != node.attrs:
             builder.put(replace(node, attrs=attrs))
     try:
@@ -288,18 +339,17 @@ def _resized(classes: AxisClasses, held: AxisClass, g: IndexMap) -> Graph:
     except OpError as failure:
         raise error(
             "A303",
-            f"the class of {held.name} cannot take {_size(g, held)} channels: {failure.message}",
+            f"the class of {held.name} cannot take {size} channels: {failure.message}",
             node=held.name,
             hint=failure.hint,
         ) from None
 
 
 def _attributes(
-    node: Node, classes: AxisClasses, held: AxisClass, g: IndexMap
+    node: Node, classes: AxisClasses, held: AxisClass, size: int
 ) -> dict[str, AttrValue]:
     graph, op = classes.graph, classes.ops[node.op]
     attrs = dict(node.attrs)
-    size = _size(g, held)
     assert isinstance(held.size, int)
 
     def extent(axis: Axis) -> int:

@@ -14,13 +14,13 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.structure import Structure, lift
-from archir.rewrite.names import INITIAL, MAPS, OF_TENSORS
+from archir.rewrite.maps import MAKERS, Reader, make, size_after, size_before
+from archir.rewrite.names import INITIAL, OF_TENSORS
+from archir.weights.fibres import ALONG, SEEDED
 from archir.weights.functions import FUNCTIONS
 from archir.weights.terms import Apply, Argument, IndexMap, Initial, Ref, Statistic, Term
 
 Result = AttrValue | Term | IndexMap
-MAX_SIZE = 1 << 20
-"""The largest axis a rule may ask for."""
 
 _ARITHMETIC: Mapping[str, tuple[Callable[[Any, Any], Any], str]] = {
     "+": (operator.add, "add"),
@@ -62,6 +62,8 @@ class Scope:
     """Attributes of the right side's nodes."""
     rng: np.random.Generator | None = None
     along: Along | None = None
+    reader: Reader | None = None
+    """Finds maps in the weights of a class."""
     target: Initial | None = None
     """What the parameter that is given a value would hold in an untrained network."""
     attributes: bool = False
@@ -214,17 +216,19 @@ def _call(call: t.Call, scope: Scope) -> Result:
         return scope.target
     if name in ("min", "max"):
         return _safe(min if name == "min" else max, tuple(args), call.span)
-    if name in MAPS:
+    if name in MAKERS:
         return _map(name, args, scope, call.span)
     if scope.along is not None:
-        args = _lifted(name, args, scope.along)
+        args = _lifted(name, args, scope.along, scope.rng)
     function = FUNCTIONS.get(name)
     if function is None:
         raise error("A208", f"there is no weight function `{name}`", span=call.callee.span)
     return _apply(name, args, call.span)
 
 
-def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
+def _lifted(
+    name: str, args: list[Result], along: Along, rng: np.random.Generator | None
+) -> list[Result]:
     """Within a class, maps speak of the class: spread them over the axis at hand."""
     out: list[Result] = []
     for arg in args:
@@ -233,39 +237,28 @@ def _lifted(name: str, args: list[Result], along: Along) -> list[Result]:
             out.append(IndexMap(*spread))
         else:
             out.append(arg)
-    if name in ("take", "place") and len(out) == 1:
-        return [along.term, out[0], along.axis]
+    if name in ALONG and len(out) < 3:
+        moved = out[0] if len(out) == 2 and is_term(out[0]) else along.term
+        out = [moved, out[-1], along.axis]
+        if name in SEEDED:
+            assert rng is not None
+            out.append(int(rng.integers(1 << 31)))
     return out
 
 
 def _map(name: str, args: list[Result], scope: Scope, span: Span) -> IndexMap:
-    """A map over a class.
-
-    ``replicate(n, m)`` takes every entry, then copies, each equally often or once more;
-    ``select(n, m)`` some in order; ``embed(n, m)`` says that they become the first n of m;
-    ``shuffle(n)`` takes all in another order.
-    """
-    sizes = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
-    if len(sizes) != len(args) or len(sizes) != (1 if name == "shuffle" else 2):
-        raise error("A211", f"`{name}` takes sizes of an axis, before and after", span=span)
-    old, new = sizes[0], sizes[-1]
-    least, most = (old, MAX_SIZE) if name in ("replicate", "embed") else (1, old)
-    if not 0 < old <= MAX_SIZE or not least <= new <= most:
-        raise error(
-            "A211", f"{name} of {old} entries wants {least} to {most}, got {new}", span=span
-        )
-    assert scope.rng is not None
-    if name == "embed":
-        return IndexMap(np.arange(old), new)
-    if name == "select":
-        return IndexMap(np.sort(scope.rng.permutation(old)[:new]), old)
-    if name == "shuffle":
-        order = scope.rng.permutation(old)
-        if old > 1 and (order == np.arange(old)).all():
-            order = np.roll(order, 1)
-        return IndexMap(order, old)
-    rounds = [scope.rng.permutation(old) for _ in range(-(-new // old) - 1)]
-    return IndexMap(np.concatenate([np.arange(old), *rounds])[:new], old)
+    """A map over a class."""
+    try:
+        if not MAKERS[name].reads:
+            assert scope.rng is not None
+            return make(name, args, scope.rng)
+        old = size_before(name, args)
+        new = size_after(name, old, args) if len(args) > 1 else None
+    except ValueError as reason:
+        raise error("A211", str(reason), span=span) from None
+    if scope.reader is None:
+        raise error("A213", f"`{name}` makes the map of a rule's first step", span=span)
+    return scope.reader(name, old, new)
 
 
 def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Result:

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from archir.diag import Span
 from archir.lang import tree as t
 from archir.ops.record import OpSet
+from archir.rewrite.maps import MAKERS
 from archir.rewrite.rule import Pattern, PatternOperand, Reshaping, Rewriting
 from archir.weights.functions import FUNCTIONS
 
 OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
 """Functions of a tensor of the pattern; `mean` and `variance` are measured on calibration data."""
-MAPS = ("replicate", "select", "embed", "shuffle")
-"""Functions that make a map over the entries of a class when a rewrite is planned."""
 INITIAL = "initial"
 """What an untrained network would hold in the parameter that is given a value."""
-SCALAR = ("min", "max", *MAPS)
+SCALAR = ("min", "max", *MAKERS)
 """Functions of numbers."""
 
 Complain = Callable[[str, str, Span, str], None]
@@ -27,9 +26,15 @@ class Names:
     """Checks the names and calls of one rule's expressions, and reports each wrong one."""
 
     def __init__(
-        self, ops: OpSet, complain: Complain, parameters: Sequence[str], span: Span
+        self,
+        ops: OpSet,
+        complain: Complain,
+        parameters: Sequence[str],
+        span: Span,
+        *,
+        exact: bool = False,
     ) -> None:
-        self.ops, self.complain, self.span = ops, complain, span
+        self.ops, self.complain, self.span, self.exact = ops, complain, span, exact
         self.scalars = dict.fromkeys(parameters)
         self.tensors: dict[str, None] = {}
         self.nodes: dict[str, str] = {}
@@ -77,9 +82,10 @@ class Names:
         self.tensors = {body.variable: None}
         for condition in where:
             self.expression(condition)
-        self.lets(body.lets)
-        for value in (body.produce, body.carry, body.consume):
-            self.expression(value)
+        for step in body.steps:
+            self.lets(step.lets)
+            for value in (step.produce, step.carry, step.consume):
+                self.expression(value)
 
     def lets(self, lets: Iterable[tuple[str, t.Expr]]) -> None:
         """Check definitions; each sees those above it."""

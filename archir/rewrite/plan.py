@@ -45,6 +45,10 @@ class Plan:
     """The nodes of ``after`` that a pattern's right side names, by the names it gives them."""
     unread: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
     """Weights that the rule assumes to be zero: by path, the axes and what is kept of them."""
+    repeated: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
+    """Weights that it assumes to be equal where an axis's map takes them to one."""
+    found: tuple[int, ...] = ()
+    """The entries of a map that was found in the weights."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,14 @@ def region_of(plan: Plan) -> Region:
     return Region(before, after, tuple(feeds), tuple(checks))
 
 
-def without_unread(plan: Plan, weights: Mapping[str, Array]) -> dict[str, Array]:
-    """The weights with zeros where the rule assumes them; only those that it speaks of."""
+def as_assumed(plan: Plan, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights as the rule assumes them, zero or equal; only those that it speaks of."""
     out: dict[str, Array] = {}
+    for path, places in plan.repeated.items():
+        for axis, g in places:
+            held = out.get(path, weights[path])
+            first = np.unique(g.entries, return_index=True)[1][g.entries]
+            out[path] = held.take(first, axis=axis)
     for path, places in plan.unread.items():
         for axis, kept in places:
             held = out.get(path, weights[path])

@@ -14,9 +14,9 @@ from archir.ir.types import AttrValue
 from archir.lang.tree import Expr as Expression
 from archir.ops.record import Mode
 
-ParameterKind = Literal["int", "odd", "even", "float", "bool"]
+ParameterKind = Literal["int", "odd", "even", "float", "bool", "indices"]
 KINDS: Mapping[str, ParameterKind] = {
-    kind: kind for kind in ("int", "odd", "even", "float", "bool")
+    kind: kind for kind in ("int", "odd", "even", "float", "bool", "indices")
 }
 """The kinds of a parameter by name."""
 NOUNS: Mapping[ParameterKind, str] = {
@@ -25,6 +25,7 @@ NOUNS: Mapping[ParameterKind, str] = {
     "even": "an even number",
     "float": "a number",
     "bool": "true or false",
+    "indices": "a list of different indices",
 }
 MOST = 2**20
 """The largest integer that a parameter may be."""
@@ -46,6 +47,12 @@ class RuleParameter:
             ValueError: it does not take it; the text says what it takes.
         """
         kind = self.kind
+        if kind == "indices":
+            whole = [j for j in value if type(j) is int] if isinstance(value, tuple) else []
+            if isinstance(value, tuple) and len(set(whole)) == len(value):
+                if all(0 <= j <= MOST for j in whole):
+                    return value
+            raise ValueError(NOUNS[kind])
         if kind == "bool" and isinstance(value, bool):
             return value
         if kind != "bool" and isinstance(value, int) and not isinstance(value, bool):
@@ -70,6 +77,9 @@ class Contract:
     decreases: tuple[str, ...] = ()
     unread: str = ""
     """The map of a class rule, where the function is kept if no weight reads what it leaves out."""
+    repeated: str = ""
+    """The map of a class rule, where the function is kept if channels that it takes to one are
+    made alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,11 @@ class PatternNode:
     operands: tuple[PatternOperand, ...]
     attrs: Mapping[str, Expression]
     span: Span
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether it has its operator's name, for want of a label."""
+        return re.fullmatch(rf"{re.escape(self.op)}\d*", self.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +152,22 @@ class Rewriting:
 
 
 @dataclass(frozen=True, slots=True)
-class Reshaping:
-    """The body of a rule over an axis class."""
+class Step:
+    """One map along a class, and what becomes of the weights that hold it."""
 
-    variable: str
-    site: str
     lets: tuple[tuple[str, Expression], ...]
     produce: Expression
     carry: Expression
     consume: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaping:
+    """The body of a rule over an axis class: one step, or several, the next with `then`."""
+
+    variable: str
+    site: str
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -24,15 +24,21 @@ from archir.rewrite.rule import (
     Rewriting,
     Rule,
     RuleParameter,
+    Step,
 )
 
 MAX_TEXT = 1_000_000
 """How many characters a rule file may have."""
 MAX_ERRORS = 20
 """After so many syntax errors the rest of a file is not read."""
-ONCE = ("doc", "source", "match", "replace", "weights", "over", "produce", "carry", "consume")
-OF_CLASSES = ("over", "let", "produce", "carry", "consume")
+ACTS = ("produce", "carry", "consume")
+ONCE = ("doc", "source", "match", "replace", "weights", "over")
+OF_CLASSES = ("over", "let", *ACTS, "then")
 OF_PATTERNS = ("match", "replace", "weights")
+ASSUMED = ("unread", "repeated")
+"""What a rule over a class may assume of its map."""
+Clauses = dict[str, list[Tree[Token]]]
+"""The clauses of a rule, by what they are."""
 _HEAD = re.compile(r"^[ \t]*rule\b", re.MULTILINE)
 
 
@@ -135,13 +141,18 @@ class _RuleReader:
     def rule(self, tree: Tree[Token]) -> Rule:
         name, formals, *clauses = tree.children
         span = self.reader.span(tree)
-        parts: dict[str, list[Tree[Token]]] = {}
+        parts: Clauses = {}
+        steps: list[Clauses] = [{}]
         for clause in clauses:
             assert isinstance(clause, Tree)
-            kind = kind_of(clause)
-            parts.setdefault(str(clause.children[0]) if kind == "act" else kind, []).append(clause)
+            kind = str(clause.children[0]) if kind_of(clause) == "act" else kind_of(clause)
+            parts.setdefault(kind, []).append(clause)
+            if kind == "then":
+                steps.append({})
+            elif kind in ("let", *ACTS):
+                steps[-1].setdefault(kind, []).append(clause)
         label = self.reader.ident(name)
-        self._once(parts, label.span)
+        self._once(parts, steps, label.span)
         parameters = self._parameters(formals)
         where = tuple(
             self.reader.expression(e)
@@ -150,9 +161,11 @@ class _RuleReader:
             if isinstance(w, Tree) and kind_of(w) == "where"
             for e in w.children
         )
-        body = self._body(parts, label)
+        body = self._body(parts, steps, label)
         contract = self._contract(parts, label.span)
-        names = Names(self.ops, self.complain, [p.name for p in parameters], label.span)
+        exact = bool(contract.function)
+        known = [p.name for p in parameters]
+        names = Names(self.ops, self.complain, known, label.span, exact=exact)
         if isinstance(body, Rewriting):
             names.rewriting(body, where)
         elif body is not None:
@@ -172,10 +185,12 @@ class _RuleReader:
             package=self.package or self.source.name,
         )
 
-    def _once(self, parts: dict[str, list[Tree[Token]]], span: Span) -> None:
-        for kind in ONCE:
-            for extra in parts.get(kind, [])[1:]:
-                self.complain("A202", f"the rule has two `{kind}` parts", self.reader.span(extra))
+    def _once(self, parts: Clauses, steps: Sequence[Clauses], span: Span) -> None:
+        twice = [(kind, extra) for kind in ONCE for extra in parts.get(kind, [])[1:]]
+        for step in steps:
+            twice += [(kind, extra) for kind in ACTS for extra in step.get(kind, [])[1:]]
+        for kind, extra in twice:
+            self.complain("A202", f"the rule has two `{kind}` parts", self.reader.span(extra))
         others = OF_PATTERNS if "over" in parts else OF_CLASSES
         held = "an axis class" if "over" in parts else "a pattern"
         for kind in others:
@@ -191,7 +206,7 @@ class _RuleReader:
                 'add "..." as its first line',
             )
 
-    def _text(self, parts: dict[str, list[Tree[Token]]], kind: str) -> str:
+    def _text(self, parts: Clauses, kind: str) -> str:
         found = parts.get(kind)
         return self.reader.string(found[0].children[0]) if found else ""
 
@@ -228,7 +243,7 @@ class _RuleReader:
             self.complain("A204", f"the default of `{parameter.name}` is not {wanted}", value.span)
             return parameter
 
-    def _contract(self, parts: dict[str, list[Tree[Token]]], span: Span) -> Contract:
+    def _contract(self, parts: Clauses, span: Span) -> Contract:
         modes: list[str] = []
         shape, before = False, len(self.errors)
         for clause in parts.get("preserves", []):
@@ -252,28 +267,29 @@ class _RuleReader:
                 span,
                 "say what it preserves: `preserves function in eval, train` or `preserves shape`",
             )
-        unread = ""
+        assumed: dict[str, str] = {}
         for clause in parts.get("assumes", []):
             what, given_map = (self.reader.ident(c) for c in clause.children)
-            unread = given_map.text
             lets = [self.reader.statement(c) for c in parts.get("let", [])]
             names = [s.name.text for s in lets if isinstance(s, t.Let)]
-            if what.text != "unread" or unread not in names or not modes:
+            if what.text not in ASSUMED or given_map.text not in names or not modes:
                 self.complain(
                     "A205",
-                    "a rule over a class that preserves the function may assume `unread(g)`, "
-                    "g being its map",
+                    "a rule over a class that preserves the function may assume `unread(g)` or "
+                    "`repeated(g)`, g being its map",
                     what.span,
                 )
+            else:
+                assumed[what.text] = given_map.text
         claims = tuple(str(c.children[0]) for c in parts.get("claim", []))
         known: tuple[Mode, ...] = ("eval", "train")
-        return Contract(tuple(m for m in known if m in modes), shape, claims, unread)
+        return Contract(tuple(m for m in known if m in modes), shape, claims, **assumed)
 
     def _body(
-        self, parts: dict[str, list[Tree[Token]]], label: t.Ident
+        self, parts: Clauses, steps: Sequence[Clauses], label: t.Ident
     ) -> Rewriting | Reshaping | None:
         if "over" in parts:
-            return self._reshaping(parts, label)
+            return self._reshaping(parts["over"][0], steps, label)
         missing = [kind for kind in ("match", "replace") if kind not in parts]
         for kind in missing:
             self.complain("A202", f"the rule has no `{kind}` part", label.span)
@@ -329,22 +345,24 @@ class _RuleReader:
                 "A207", f"`{node.op}` has no parameter `{role}`", target.span, f"it has: {roles}"
             )
 
-    def _reshaping(self, parts: dict[str, list[Tree[Token]]], label: t.Ident) -> Reshaping | None:
-        over = parts["over"][0]
+    def _reshaping(
+        self, over: Tree[Token], steps: Sequence[Clauses], label: t.Ident
+    ) -> Reshaping | None:
         variable, site = (self.reader.ident(c) for c in over.children[:2])
+        made = [self._step(clauses, label) for clauses in steps]
+        whole = tuple(step for step in made if step is not None)
+        return Reshaping(variable.text, site.text, whole) if len(whole) == len(made) else None
+
+    def _step(self, clauses: Clauses, label: t.Ident) -> Step | None:
         acts: dict[str, t.Expr] = {}
-        for kind in ("produce", "carry", "consume"):
-            if kind in parts:
-                acts[kind] = self.reader.expression(parts[kind][0].children[1])
+        for kind in ACTS:
+            if kind in clauses:
+                acts[kind] = self.reader.expression(clauses[kind][0].children[1])
             else:
                 self.complain("A202", f"a rule over a class says what members {kind}", label.span)
         lets = tuple(
             (let.name.text, let.value)
-            for let in (self.reader.statement(c) for c in parts.get("let", []))
+            for let in (self.reader.statement(c) for c in clauses.get("let", []))
             if isinstance(let, t.Let)
         )
-        if len(acts) != 3:
-            return None
-        return Reshaping(
-            variable.text, site.text, lets, acts["produce"], acts["carry"], acts["consume"]
-        )
+        return Step(lets, **acts) if len(acts) == len(ACTS) else None

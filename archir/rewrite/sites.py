@@ -13,16 +13,19 @@ from archir.diag import ArchirError, error
 from archir.ir.graph import Graph
 from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue
+from archir.ops.arithmetic import Array
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
 from archir.rewrite.class_rules import (
     SUFFIX,
     class_at,
     plan_class,
+    reads_weights,
     refusal,
     site_parts,
     sites_of,
 )
+from archir.rewrite.found import Known, no_weights
 from archir.rewrite.match import Failure, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
@@ -34,7 +37,9 @@ _EXAMPLES: Mapping[ParameterKind, AttrValue] = {
     "even": 2,
     "float": 1.0,
     "bool": True,
+    "indices": (0,),
 }
+_HINTS = {"int": "24", "indices": "[0,2,3]"}
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,15 @@ class Site:
 
 
 class Planner:
-    """Finds sites in one graph and plans rules there. The classes are built when first needed."""
+    """Finds sites in one graph and plans rules there. The classes are built when first needed.
 
-    def __init__(self, graph: Graph, ops: OpSet) -> None:
-        self.graph, self.ops = graph, ops
+    The weights are for rules that find their maps there; others do without.
+    """
+
+    def __init__(
+        self, graph: Graph, ops: OpSet, weights: Mapping[str, Array] | None = None
+    ) -> None:
+        self.graph, self.ops, self.weights = graph, ops, weights
         self._classes: AxisClasses | None = None
 
     @property
@@ -67,15 +77,26 @@ class Planner:
     def sites(self, rule: Rule) -> list[Site]:
         """Every site of a rule, in program order."""
         if isinstance(rule.body, Reshaping):
+            if self.weights is None and reads_weights(rule):
+                return []
             return [
                 Site(rule.name, at, held.size if isinstance(held.size, int) else None)
-                for at, held in sites_of(rule, self.classes)
+                for at, held in sites_of(rule, self.classes, self.weights)
             ]
         matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
         return [Site(rule.name, match.root) for match in matcher.all()]
 
-    def plan(self, rule: Rule, at: str, arguments: Mapping[str, AttrValue], seed: int = 0) -> Plan:
+    def plan(
+        self,
+        rule: Rule,
+        at: str,
+        arguments: Mapping[str, AttrValue],
+        seed: int = 0,
+        known: Known = (),
+    ) -> Plan:
         """Plan a rule at one site.
+
+        ``known`` are the entries of a map that was found in the weights when it was planned first.
 
         Raises:
             ArchirError: A30x, the rule does not apply there (the node to blame is named); A605,
@@ -85,7 +106,8 @@ class Planner:
         bound = bind_arguments(rule, arguments, site)
         if isinstance(rule.body, Reshaping):
             held = class_at(self.classes, self.graph, site)
-            return plan_class(rule, self.classes, held, site, bound, seed)
+            classes, weights = self.classes, self.weights
+            return plan_class(rule, classes, held, site, bound, seed, weights, known)
         matcher = Matcher(rule, self.graph, self.ops, bound)
         found = matcher.at(self.graph.node(site))
         if isinstance(found, Failure):
@@ -103,22 +125,26 @@ class Planner:
 
         For a class that is a size near its own: one more, twice as many, or one less.
         """
-        names = [p.name for p in rule.parameters if p.default is None]
-        kinds = {p.name: p.kind for p in rule.parameters}
+        kinds = {p.name: p.kind for p in rule.parameters if p.default is None}
+        names = list(kinds)
         out = {name: _EXAMPLES[kinds[name]] for name in names}
         if not isinstance(rule.body, Reshaping) or not names:
             return out
         held = class_at(self.classes, self.graph, self.resolve(rule, at))
         if not isinstance(held.size, int):
             return out
-        for size in (held.size + 1, 2 * held.size, held.size - 1):
-            tried: dict[str, AttrValue] = dict.fromkeys(names, size)
+        few = tuple(range(held.size - 1)) or (0,)
+        tried: dict[str, AttrValue]
+        for size in (held.size + 1, held.size + 2, 2 * held.size, held.size - 1):
+            tried = {n: few if k == "indices" else size for n, k in kinds.items()}
+            given = {**_defaults(rule), **tried}
             try:
-                plan_class(rule, self.classes, held, at, {**_defaults(rule), **tried}, 0)
+                plan_class(rule, self.classes, held, at, given, 0, self.weights)
             except ArchirError:
                 continue
             return tried
-        return dict.fromkeys(names, held.size + 1)
+        tried = {n: few if k == "indices" else held.size + 1 for n, k in kinds.items()}
+        return tried
 
     def _elsewhere(self, rule: Rule) -> str:
         sites = self.sites(rule)
@@ -182,6 +208,8 @@ class Planner:
         """
         if at is not None and at not in ("all", "random") and not any(c in at for c in "*?["):
             return [at]
+        if reads_weights(rule) and self.weights is None:
+            raise no_weights(self.graph.name)
         sites = [s.at for s in self.sites(rule)]
         if not sites:
             raise self._nowhere(rule)
@@ -255,7 +283,7 @@ def bind_arguments(rule: Rule, given: Mapping[str, AttrValue], site: str) -> dic
             raise error(
                 "A608",
                 f"`{rule.name}` needs `{name}`",
-                hint=f"--set {name}={'24' if parameter.kind == 'int' else '...'}",
+                hint=f"--set {name}={_HINTS.get(parameter.kind, '...')}",
             )
         try:
             out[name] = parameter.fit(value)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.arithmetic import ARITHMETIC, SHARE
 from archir.weights.factors import FACTORS
+from archir.weights.fibres import FIBRES
 from archir.weights.gathering import GATHERING
 from archir.weights.init import drawn
 from archir.weights.kernels import KERNELS
@@ -24,7 +25,7 @@ from archir.weights.terms import Argument, Free, Initial, Ref, Statistic, Term
 __all__ = ["FUNCTIONS", "WeightError", "WeightFunction", "evaluate", "moment", "shape_of"]
 
 FUNCTIONS: Mapping[str, WeightFunction] = {
-    f.name: f for f in (*GATHERING, *MAKING, *MOVING, *KERNELS, *ARITHMETIC)
+    f.name: f for f in (*GATHERING, *FIBRES, *MAKING, *MOVING, *KERNELS, *FACTORS, *ARITHMETIC)
 }
 """Every weight function. Maps, `mean` and `variance` are read when a rewrite is planned."""
 

@@ -25,7 +25,7 @@ from archir.ops.record import Law, Mode
 from archir.proof.exact import shape_in_check
 from archir.proof.uses import check_plan
 from archir.rewrite.library import Library, installed
-from archir.rewrite.plan import Plan, apply_terms, region_of, without_unread
+from archir.rewrite.plan import Plan, apply_terms, as_assumed, region_of
 from archir.rewrite.rule import Reshaping, Rule
 from archir.rewrite.sites import Planner, Site
 from archir.target import backends
@@ -275,7 +275,7 @@ def check_use_of(plan: Plan, tally: Tally) -> None:
 def _drift(plan: Plan, before: Weights, where: str) -> None:
     """The whole networks, in double precision: what the region leaves out is seen as well."""
     k, wide = Floating(np.float64), {path: _wide(array) for path, array in before.items()}
-    wide |= without_unread(plan, wide)
+    wide |= as_assumed(plan, wide)
     after = {
         path: evaluate(plan.terms[path], k, wide) if path in plan.terms else wide[path]
         for path in plan.after.parameters

@@ -18,7 +18,7 @@ from archir.ops import STANDARD
 from archir.ops.structure import FIXED, Factor, lift, measure
 from archir.proof.uses import share_read
 from archir.rewrite.class_rules import class_at
-from archir.rewrite.plan import without_unread
+from archir.rewrite.plan import as_assumed
 from archir.rewrite.rule import Reshaping
 from archir.rewrite.sites import Planner
 from archir.weights.init import init_weights
@@ -303,7 +303,7 @@ def test_every_use_is_exact(name: str) -> None:
             arguments = planner.example_arguments(LIBRARY[rule], site.at)
             made = planner.plan(LIBRARY[rule], site.at, arguments, 1)
             assert equal(made) == {"eval", "train"}, (rule, site)
-            kept = {**weights, **without_unread(made, weights)}
+            kept = {**weights, **as_assumed(made, weights)}
             assert share_read(made, kept) == 0
             if not any(t.dtype == "i64" for n in before.inputs for t in before.node(n).types):
                 assert drift(made, weights=kept) < 1e-10, (rule, site)
@@ -390,7 +390,7 @@ def test_what_is_read_is_measured() -> None:
     rest = share_read(made, weights)
     assert 0.5 < rest < 0.9
     assert drift(made, weights=weights) > 0.01
-    weights.update(without_unread(made, weights))
+    weights.update(as_assumed(made, weights))
     assert share_read(made, weights) == 0
     assert drift(made, weights=weights) < 1e-12
 
