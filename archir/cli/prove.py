@@ -14,7 +14,7 @@ from archir.cli.common import command as make
 from archir.diag import error
 from archir.ops import installed_ops
 from archir.ops.record import OpSet
-from archir.proof.saturation import Proof
+from archir.proof.saturation import Prover
 from archir.proof.verdict import FILE, Verdict, document_of, shipped
 from archir.rewrite.library import installed, read_rule_file
 from archir.rewrite.rule import Rule
@@ -30,11 +30,11 @@ def prove(names: tuple[str, ...], *, cache: bool, write: bool, seconds: float) -
     archir ships carry their verdicts; --no-cache proves them again, which needs egglog.
     """
     ops = installed_ops()
-    known: dict[str, Proof] = {}
-    verdicts = [
-        _verdict(rule, ops, cache=cache and not write, seconds=seconds, known=known)
-        for rule in _chosen(names, ops)
-    ]
+    with Prover() as prover:
+        verdicts = [
+            _verdict(rule, ops, cache=cache and not write, seconds=seconds, prover=prover)
+            for rule in _chosen(names, ops)
+        ]
     if write:
         _write(verdicts, ops)
     status = 1 if any(v.kind == "refuted" for v in verdicts) else 0
@@ -54,9 +54,7 @@ def _chosen(names: Sequence[str], ops: OpSet) -> list[Rule]:
     return rules
 
 
-def _verdict(
-    rule: Rule, ops: OpSet, *, cache: bool, seconds: float, known: dict[str, Proof]
-) -> Verdict:
+def _verdict(rule: Rule, ops: OpSet, *, cache: bool, seconds: float, prover: Prover) -> Verdict:
     found = shipped(rule) if cache else None
     if found is not None:
         return found
@@ -65,7 +63,7 @@ def _verdict(
     from archir.proof.saturation import Budget
 
     with options.spinner(f"proving {rule.name}"):
-        return proved(rule, ops, installed_axioms(), budget=Budget(seconds=seconds), known=known)
+        return proved(rule, ops, installed_axioms(), budget=Budget(seconds=seconds), prover=prover)
 
 
 def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:

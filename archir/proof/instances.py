@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from archir.diag import ArchirError
+from archir.ir.dims import Size
 from archir.ir.graph import Graph
 from archir.ir.types import AttrValue
 from archir.lang import print_graph
@@ -17,6 +19,8 @@ from archir.ops.cost import cost
 from archir.ops.record import OpSet
 from archir.proof.exact import Mismatch, check_use, feeds_of, trial_of
 from archir.proof.sketches import UnfitError, class_network, pattern_network
+from archir.rewrite.class_rules import sites_of
+from archir.rewrite.found import sample
 from archir.rewrite.plan import Plan, dropout_in, region_of
 from archir.rewrite.rule import Reshaping, Rule, RuleParameter
 from archir.rewrite.sites import Planner
@@ -76,41 +80,63 @@ class Trials:
     misfits: list[str] = field(default_factory=list)
 
 
-def instances(rule: Rule, ops: OpSet, misfits: list[str], *, tiny: int = 0) -> Iterator[Instance]:
-    """Plans of a rule on small networks, the smallest first.
+class Instances:
+    """Plans of a rule on small networks, the smallest first; made when asked for, and kept."""
 
-    Where the left side matches and the right side does not fit, the reason goes to ``misfits``.
-    """
-    for number in range(ATTEMPTS):
-        try:
-            graph, at = _network(rule, ops, number, tiny)
-        except UnfitError:
-            continue
-        planner = Planner(graph, ops)
-        sites = [at] if at else [s.at for s in planner.sites(rule)]
-        for site in sites:
-            size = None
-            if isinstance(rule.body, Reshaping):
-                size = next(s.size for s in planner.sites(rule) if s.at == site)
-            plan, reasons = _planned(planner, rule, site, number, size)
-            if plan is not None:
-                yield Instance(plan, number)
-            misfits += [f"{reason} (at {site} of {_line(graph)})" for reason in reasons[:1]]
+    def __init__(self, rule: Rule, ops: OpSet, *, tiny: int = 0) -> None:
+        self.rule, self.ops, self.tiny = rule, ops, tiny
+        self._held: list[Instance | str] = []
+        self._more = self._made()
+
+    def __iter__(self) -> Iterator[Instance | str]:
+        """The instances; where the left side matches and the right side does not fit, why."""
+        at = 0
+        while True:
+            if at == len(self._held):
+                new = next(self._more, None)
+                if new is None:
+                    return
+                self._held.append(new)
+            yield self._held[at]
+            at += 1
+
+    def found(self) -> Iterator[Instance]:
+        """The instances alone."""
+        return (item for item in self if isinstance(item, Instance))
+
+    def _made(self) -> Iterator[Instance | str]:
+        over_class = isinstance(self.rule.body, Reshaping)
+        for number in range(ATTEMPTS):
+            try:
+                graph, at = _network(self.rule, self.ops, number, self.tiny)
+            except UnfitError:
+                continue
+            planner = Planner(graph, self.ops)
+            sites: dict[str, Size | None] = {at: None}
+            if over_class:
+                sites = {name: c.size for name, c in sites_of(self.rule, planner.classes)}
+            for site, size in sites.items():
+                plan, reasons = _planned(planner, self.rule, site, number, size)
+                if plan is not None:
+                    yield Instance(plan, number)
+                yield from (f"{reason} (at {site} of {_line(graph)})" for reason in reasons[:1])
 
 
 def _planned(
-    planner: Planner, rule: Rule, site: str, number: int, size: int | None
+    planner: Planner, rule: Rule, site: str, number: int, size: Size | None
 ) -> tuple[Plan | None, list[str]]:
     """A plan with the first arguments that fit; else why those that the rule wants do not."""
     choices = [arguments(rule, number, size)]
-    if size is not None:
+    if isinstance(size, int):
         free = [p.name for p in rule.parameters if p.default is None and p.kind == "int"]
         near = (size - 1, size + 1, 2 * size) if number % 2 else (2 * size, size - 1, size + 1)
         choices += [{**choices[0], **dict.fromkeys(free, n)} for n in near if free]
     reasons: list[str] = []
+    rng = np.random.Generator(np.random.PCG64([number, 0xF0D]))
+    known = partial(sample, rng=rng)  # whatever weights could give
     for given in choices:
         try:
-            return planner.plan(rule, site, given, seed=number), []
+            return planner.plan(rule, site, given, seed=number, known=known), []
         except ArchirError as failure:
             if failure.diagnostics[0].code in MISFITS:
                 reasons.append(failure.diagnostics[0].message)
@@ -127,19 +153,22 @@ def _line(graph: Graph) -> str:
     return ", ".join(f"{n.name}: {n.op} {n.types[0]}" for n in graph)
 
 
-def arguments(rule: Rule, number: int, size: int | None) -> dict[str, AttrValue]:
+def arguments(rule: Rule, number: int, size: Size | None) -> dict[str, AttrValue]:
     """Values for a rule's parameters: defaults first, then others."""
     rng = np.random.Generator(np.random.PCG64([number, 0xA465]))
     return {p.name: _argument(p, number, size, rng) for p in rule.parameters}
 
 
 def _argument(
-    parameter: RuleParameter, number: int, size: int | None, rng: np.random.Generator
+    parameter: RuleParameter, number: int, size: Size | None, rng: np.random.Generator
 ) -> AttrValue:
     if parameter.default is not None and number % 2 == 0:
         return parameter.default
-    if parameter.kind == "int" and size is not None:
+    if parameter.kind == "int" and isinstance(size, int):
         return size + 1 + number % 3
+    if parameter.kind == "indices":
+        most = size if isinstance(size, int) else 3
+        return tuple(int(j) for j in rng.permutation(most)[: 1 + number % max(most - 1, 1)])
     choices: dict[str, list[Any]] = {
         "odd": [1, 3, 5],
         "even": [2, 4],
@@ -151,18 +180,21 @@ def _argument(
     return value
 
 
-def try_rule(rule: Rule, ops: OpSet, aspect: Aspect, wanted: int, *, shrink: bool = True) -> Trials:
+def try_rule(among: Instances, aspect: Aspect, wanted: int, *, shrink: bool = True) -> Trials:
     """Try a rule on up to ``wanted`` instances; stops at the first that breaks its contract.
 
     That one is made as small as it goes, if ``shrink``.
     """
     trials = Trials()
-    for found in instances(rule, ops, trials.misfits):
-        against = _against(found, rule, ops, aspect)
+    for found in among:
+        if isinstance(found, str):
+            trials.misfits.append(found)
+            continue
+        against = _against(found, among.rule, among.ops, aspect)
         if against is None:
             continue
         if against is not True:
-            smaller = _smaller(rule, ops, aspect, found) if shrink else None
+            smaller = _smaller(among, aspect, found) if shrink else None
             trials.counterexample = smaller or against
             return trials
         trials.equal += 1
@@ -171,15 +203,15 @@ def try_rule(rule: Rule, ops: OpSet, aspect: Aspect, wanted: int, *, shrink: boo
     return trials
 
 
-def _smaller(rule: Rule, ops: OpSet, aspect: Aspect, found: Instance) -> Counterexample | None:
+def _smaller(among: Instances, aspect: Aspect, found: Instance) -> Counterexample | None:
     """The same kind of instance with the smallest sizes that still show it."""
-    if isinstance(rule.body, Reshaping):
+    if isinstance(among.rule.body, Reshaping):
         return None
     for tiny in (1, 2):
-        for other in instances(rule, ops, [], tiny=tiny):
+        for other in Instances(among.rule, among.ops, tiny=tiny).found():
             if other.number > found.number:
                 break
-            against = _against(other, rule, ops, aspect)
+            against = _against(other, among.rule, among.ops, aspect)
             if isinstance(against, Counterexample):
                 return against
     return None

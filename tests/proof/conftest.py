@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from archir.diag import Source
@@ -14,10 +16,12 @@ from archir.rewrite.rulefile import parse_rules
 
 
 @pytest.fixture(scope="session")
-def few() -> OpSet:
-    """The operators that axioms name, and a sum: enough where it is not about operators."""
-    names = ("conv", "linear", "batch_norm", "relu", "add", "dropout", "parameter")
-    return OpSet([STANDARD[name] for name in names])
+def few(axioms) -> OpSet:
+    """The operators that axioms name, and a few more: enough where it is not about operators."""
+    text = " ".join(axiom.text for axiom in axioms.axioms)
+    named = {name for name in STANDARD if re.search(rf"\b{name}[.(\w]*\(", text)}
+    more = {"conv", "linear", "batch_norm", "relu", "add", "dropout", "parameter"}
+    return OpSet([op for name, op in STANDARD.items() if name in named | more])
 
 
 @pytest.fixture(scope="session")

@@ -21,10 +21,11 @@ from archir.lang import load
 from archir.ops import STANDARD
 from archir.ops.record import Law, Op, OpSet, Sample
 from archir.proof import saturation
+from archir.proof.attempts import saturated
 from archir.proof.audit import audit_terms
 from archir.proof.axiom_texts import texts_in, texts_of
 from archir.proof.lemmas import lemmas
-from archir.proof.prove import prove, saturated, tried, verdict_for
+from archir.proof.prove import prove, tried, verdict_for
 from archir.proof.saturation import Budget
 from archir.proof.symbols import Symbols
 from archir.proof.terms import Variable, apply
@@ -220,10 +221,10 @@ def test_a_verdict_lasts_as_long_as_the_rule_and_the_axioms_that_it_used(
     library, read, axioms, tmp_path
 ) -> None:
     rule = library["deepen"]
-    changed = read(rule.text.replace("odd = 3", "odd = 5"))
-    assert verdict_of(changed, SHIPPED) is None
+    proved = prove(rule, STANDARD, axioms)
+    assert proved.kind == "proved"
+    (tmp_path / "verdicts.json").write_text(document_of([proved]))
     whole = "\n\n".join(axiom.text for axiom in axioms.axioms)
-    (tmp_path / "verdicts.json").write_text(SHIPPED.joinpath("verdicts.json").read_text())
 
     def lasts(text: str) -> bool:
         (tmp_path / "laws.axiom").write_text(text)
@@ -237,6 +238,8 @@ def test_a_verdict_lasts_as_long_as_the_rule_and_the_axioms_that_it_used(
     unused = "axiom batch_norm.new_mean"
     assert unused in whole
     assert lasts(whole.replace(unused, "axiom batch_norm.newer_mean"))
+    assert lasts(whole)
+    assert verdict_of(read(rule.text.replace("odd = 3", "odd = 5")), tmp_path) is None
     assert verdict_of(rule, tmp_path / "nowhere") is None
 
 
