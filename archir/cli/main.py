@@ -13,7 +13,7 @@ from archir import __version__
 from archir.cli.common import interrupted, misused
 
 VERBS = (
-    "new", "check", "fmt", "show", "cost", "weights", "rules", "rewrite", "prove", "verify",
+    "new", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "prove", "verify",
     "explain", "train", "eval", "export", "doctor", "tour",
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "fmt": ("fmt", "net.arch"),
     "show": ("show", "net.arch"),
     "cost": ("cost", "net.arch"),
+    "diff": ("diff", "net.arch", "net.arch"),
     "weights init": ("weights", "init", "bare.arch"),
     "rules": ("rules", "net.arch"),
     "rewrite": ("rewrite", "net.arch", "--rule", "deepen@stem.relu", "-o", "after.arch"),
@@ -45,6 +46,7 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "fmt": (("fmt", "worse.arch"), 2),
     "show": (("show", "absent.arch"), 2),
     "cost": (("cost", "broken.arch"), 2),
+    "diff": (("diff", "net.arch"), 2),
     "weights init": (("weights", "init", "net.arch"), 2),
     "rules": (("rules", "net.arch", "--rule", "none"), 2),
     "rewrite": (

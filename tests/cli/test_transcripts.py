@@ -39,6 +39,15 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "rewrite wider.arch --rule deepen.batch_norm --at all -o deeper.arch",
         "verify deeper.arch",
     ),
+    "diff": (
+        "weights init net.arch --seed 1",
+        "rewrite net.arch --rule widen@stem.conv --rule deepen@tail.relu --set width=24 -o w.arch",
+        "diff net.arch w.arch",
+        "diff w.arch net.arch --structure",
+        "diff --textconv w.arch",
+        "diff net.arch net.arch",
+        "diff net.arch",
+    ),
     "refused": (
         "rewrite net.arch --rule widen --at fc2 --set width=20 --dry-run",
         "rewrite net.arch --rule widen --at stem.conv --set width=8 --dry-run",
