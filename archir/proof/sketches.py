@@ -17,12 +17,11 @@ from archir.ir.graph import Graph, GraphBuilder, Node, Output, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs, instance
-from archir.ops.record import REQUIRED, Attr, Kind, Op, OpSet, SameAs
-from archir.proof.translate import fixed, ranks
+from archir.ops.record import Op, OpSet
+from archir.proof.draws import RANKS, Choice, required, shape, sizes
+from archir.proof.translate import conjuncts, ranks
 from archir.rewrite.expressions import Scope, evaluate, plain
 from archir.rewrite.rule import PatternNode, Rewriting, Rule
-
-RANKS = (4, 2, 3, 5)
 
 
 class UnfitError(Exception):
@@ -93,18 +92,18 @@ class _Pattern:
     def __init__(
         self, rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], tiny: int
     ) -> None:
-        self.rule, self.ops, self.number, self.tiny = rule, ops, number, tiny
+        assert isinstance(rule.body, Rewriting)
+        self.body, self.ops, self.number, self.tiny = rule.body, ops, number, tiny
         self.rng = np.random.Generator(np.random.PCG64([number, 0x5CE7C4]))
         self.scalars: dict[str, Any] = dict(arguments)
-        self.known = fixed(rule)
-        self.ranks = ranks(rule)
+        self.known = _equations(rule)
+        self.ranks, self.sizes = ranks(rule), sizes(rule)
         self.sketch = Sketch(ops)
         self.values: dict[str, Value] = {}
         self.made: dict[str, Value] = {}
 
     def network(self) -> tuple[Graph, str]:
-        body = self.rule.body
-        assert isinstance(body, Rewriting)
+        body = self.body
         taken = {n.name for n in body.match.nodes}
         for place, name in enumerate(body.match.variables):
             path = f"{name}_in" if name in taken else name
@@ -117,19 +116,22 @@ class _Pattern:
             for o in handed
         ]
         root = Value(body.match.nodes[-1].name) if body.match.nodes else shown[0]
-        return self.sketch.build(*dict.fromkeys([root, *shown])), root.node
+        others = [self.sketch.add("neg", f"{n}_too", [self.values[n]]) for n in self.counted()]
+        return self.sketch.build(*dict.fromkeys([root, *shown, *others])), root.node
 
-    def shape(self, name: str, place: int) -> list[Size]:
+    def counted(self) -> list[str]:
+        """Variables whose readers a guard counts: in every second network there is one more."""
+        calls = [e for guard in self.rule.where for e in t.walk(guard) if isinstance(e, t.Call)]
+        asked = [c.arguments[0].value for c in calls if c.callee.text == "uses" and c.arguments]
+        names = dict.fromkeys(e.path for e in asked if isinstance(e, t.Name))
+        return [name for name in names if name in self.values] if self.number % 2 else []
+
+    def shape(self, name: str, place: int) -> tuple[Size, ...]:
         rank = self.ranks.get(name) or next(
             iter(self.ranks.values()), RANKS[self.number % len(RANKS)]
         )
-        grown = self.number // 4
-        channels = 2 + grown % 4 + (place if self.number % 3 == 2 else 0)
-        around = [3 + grown % 3 + i for i in range(rank - 2)]
-        if self.tiny:
-            channels, around = min(channels, self.tiny), [min(n, self.tiny) for n in around]
-        sizes: list[Size] = [symbol("N"), channels, *around]
-        return sizes[:rank]
+        stated = {axis: size for (held, axis), size in self.sizes.items() if held == name}
+        return shape(self.number, rank, place, stated, self.tiny)
 
     def node(self, node: PatternNode) -> Value:
         op = self.ops[node.op]
@@ -142,7 +144,7 @@ class _Pattern:
         last: Exception = UnfitError("no attributes fit")
         for attempt in range(12):
             try:
-                attrs = self.attributes(op, node, attempt)
+                attrs = self.attributes(op, node, operands, attempt)
                 made = self.sketch.add(op.name, node.name, operands, **attrs)
             except OpError as reason:
                 last = reason
@@ -154,8 +156,14 @@ class _Pattern:
             return made
         raise last
 
-    def attributes(self, op: Op, node: PatternNode, attempt: int) -> dict[str, AttrValue]:
+    def attributes(
+        self, op: Op, node: PatternNode, operands: Sequence[Value], attempt: int
+    ) -> dict[str, AttrValue]:
         given: dict[str, AttrValue] = {}
+        types = tuple(self.sketch.type_of(v) for v in operands)
+        ports = [o.port for n in self.body.match.nodes for o in n.operands if o.node == node.name]
+        ports += [o.port for o in self.body.match.bindings.values() if o.node == node.name]
+        choice = Choice(op, given, types, self.rng, self.number, attempt, max(ports, default=0) + 1)
         for attr in op.attrs:
             expression = node.attrs.get(attr.name) or self.known.get(f"{node.name}.{attr.name}")
             if isinstance(expression, t.Name) and expression.path not in self.scalars:
@@ -166,31 +174,24 @@ class _Pattern:
                 )
                 given[attr.name] = evaluate(expression, scope)  # type: ignore[assignment]
                 continue
-            value = self.draw(attr, attempt)
+            value = choice.value(attr)
             if value is not None:
                 given[attr.name] = value
+        open_ = required(op, given)
+        if open_:
+            raise UnfitError(f"`{open_}` would have to be made up")
         return given
 
-    def draw(self, attr: Attr, attempt: int) -> AttrValue:
-        """A value for what the pattern leaves open; None for the default."""
-        rng = self.rng
-        if attr.default is REQUIRED:
-            whole = int(rng.integers(2, 5)) if self.number > 3 else 2 + (self.number + attempt) % 3
-            choices: dict[Kind, AttrValue] = {Kind.INT: whole, Kind.SPATIAL: 2, Kind.FLOAT: 0.5}
-            if attr.kind not in choices:
-                raise UnfitError(f"`{attr.name}` would have to be made up")
-            return choices[attr.kind]
-        if self.number < 2 or attempt > 8 or rng.random() < 0.5 or isinstance(attr.default, SameAs):
-            return None
-        if attr.kind is Kind.BOOL:
-            return bool(rng.integers(0, 2))
-        if attr.kind in (Kind.SPATIAL, Kind.INT):
-            return int(rng.integers(1, 4))
-        if attr.kind is Kind.PADDING:
-            return int(rng.integers(0, 2))
-        if attr.kind is Kind.FLOAT:
-            return float(rng.choice([0.0, 0.125, 0.5]))
-        return None
+
+def _equations(rule: Rule) -> dict[str, t.Expr]:
+    """What names and attributes are by the guards (``c.stride == 1``, ``o == channels(x)``)."""
+    found: dict[str, t.Expr] = {}
+    for guard in conjuncts(rule):
+        if isinstance(guard, t.Compare) and guard.op == "==":
+            for one, two in ((guard.left, guard.right), (guard.right, guard.left)):
+                if isinstance(one, t.Name):
+                    found.setdefault(one.path, two)
+    return found
 
 
 # --- with classes ---------------------------------------------------------------------------
