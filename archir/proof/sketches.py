@@ -93,7 +93,8 @@ class _Pattern:
         self, rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], tiny: int
     ) -> None:
         assert isinstance(rule.body, Rewriting)
-        self.body, self.ops, self.number, self.tiny = rule.body, ops, number, tiny
+        self.body, self.where, self.ops = rule.body, rule.where, ops
+        self.number, self.tiny = number, tiny
         self.rng = np.random.Generator(np.random.PCG64([number, 0x5CE7C4]))
         self.scalars: dict[str, Any] = dict(arguments)
         self.known = _equations(rule)
@@ -121,7 +122,7 @@ class _Pattern:
 
     def counted(self) -> list[str]:
         """Variables whose readers a guard counts: in every second network there is one more."""
-        calls = [e for guard in self.rule.where for e in t.walk(guard) if isinstance(e, t.Call)]
+        calls = [e for guard in self.where for e in t.walk(guard) if isinstance(e, t.Call)]
         asked = [c.arguments[0].value for c in calls if c.callee.text == "uses" and c.arguments]
         names = dict.fromkeys(e.path for e in asked if isinstance(e, t.Name))
         return [name for name in names if name in self.values] if self.number % 2 else []
@@ -141,42 +142,67 @@ class _Pattern:
             else Value(self.made[o.node or ""].node, o.port)
             for o in node.operands
         ]
+        types = tuple(self.sketch.type_of(v) for v in operands)
         last: Exception = UnfitError("no attributes fit")
         for attempt in range(12):
             try:
-                attrs = self.attributes(op, node, operands, attempt)
+                attrs = bind_attrs(op, self.attributes(op, node, types, attempt), types)
+                names = self.bound(node, attrs)
+                if not self.allowed(names):
+                    continue
                 made = self.sketch.add(op.name, node.name, operands, **attrs)
             except OpError as reason:
                 last = reason
                 continue
-            held = self.sketch.builder.nodes[made.node].attrs
-            for name, expression in node.attrs.items():
-                if isinstance(expression, t.Name):
-                    self.scalars.setdefault(expression.path, plain(held[name]))
+            self.scalars = names
             return made
         raise last
 
+    def bound(self, node: PatternNode, attrs: Mapping[str, AttrValue]) -> dict[str, Any]:
+        """What is known of names once a node has these attributes."""
+        names = dict(self.scalars)
+        for name, value in attrs.items():
+            expression = node.attrs.get(name)
+            if isinstance(expression, t.Name):
+                names.setdefault(expression.path, plain(value))
+            names[f"{node.name}.{name}"] = plain(value)
+        return names
+
+    def allowed(self, names: Mapping[str, Any]) -> bool:
+        """Whether the guards hold, as far as they speak of what is known (not yet of readers)."""
+        return all(
+            self.value(guard, names) is not False
+            for guard in conjuncts(self.rule)
+            if not any(isinstance(e, t.Call) and e.callee.text == "uses" for e in t.walk(guard))
+        )
+
+    def value(self, expression: t.Expr, names: Mapping[str, Any]) -> Any:
+        """The value of an expression; None where it speaks of what is not known yet."""
+        scope = Scope(self.sketch.builder.build(), names=dict(names), tensors=self.values)
+        try:
+            return evaluate(expression, scope)
+        except ArchirError:
+            return None
+
     def attributes(
-        self, op: Op, node: PatternNode, operands: Sequence[Value], attempt: int
+        self, op: Op, node: PatternNode, types: Sequence[TensorType], attempt: int
     ) -> dict[str, AttrValue]:
         given: dict[str, AttrValue] = {}
-        types = tuple(self.sketch.type_of(v) for v in operands)
+        names = dict(self.scalars)
         ports = [o.port for n in self.body.match.nodes for o in n.operands if o.node == node.name]
         ports += [o.port for o in self.body.match.bindings.values() if o.node == node.name]
         choice = Choice(op, given, types, self.rng, self.number, attempt, max(ports, default=0) + 1)
         for attr in op.attrs:
-            expression = node.attrs.get(attr.name) or self.known.get(f"{node.name}.{attr.name}")
-            if isinstance(expression, t.Name) and expression.path not in self.scalars:
-                expression = self.known.get(expression.path)
-            if expression is not None:
-                scope = Scope(
-                    self.sketch.builder.build(), names=dict(self.scalars), tensors=self.values
-                )
-                given[attr.name] = evaluate(expression, scope)  # type: ignore[assignment]
-                continue
-            value = choice.value(attr)
+            stated = node.attrs.get(attr.name)
+            value = None if stated is None else self.value(stated, names)
+            for name in (f"{node.name}.{attr.name}", getattr(stated, "path", "")):
+                if value is None and name in self.known:
+                    value = self.value(self.known[name], names)
+            if value is None:
+                value = choice.value(attr)
             if value is not None:
                 given[attr.name] = value
+                names.setdefault(getattr(stated, "path", ""), value)
         open_ = required(op, given)
         if open_:
             raise UnfitError(f"`{open_}` would have to be made up")
