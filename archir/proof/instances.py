@@ -169,6 +169,8 @@ def _argument(
     if parameter.kind == "indices":
         most = size if isinstance(size, int) else 3
         return tuple(int(j) for j in rng.permutation(most)[: 1 + number % max(most - 1, 1)])
+    if parameter.kind == "path":
+        return parameter.name  # the network around the pattern has an input of that name
     choices: dict[str, list[Any]] = {
         "odd": [1, 3, 5],
         "even": [2, 4],

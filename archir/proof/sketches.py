@@ -22,6 +22,7 @@ from archir.proof.draws import RANKS, Choice, required, shape, sizes
 from archir.proof.translate import conjuncts, ranks
 from archir.rewrite.expressions import Scope, evaluate, plain
 from archir.rewrite.rule import PatternNode, Rewriting, Rule
+from archir.rewrite.sources import paths_of
 
 
 class UnfitError(Exception):
@@ -106,7 +107,8 @@ class _Pattern:
     def network(self) -> tuple[Graph, str]:
         body = self.body
         taken = {n.name for n in body.match.nodes}
-        for place, name in enumerate(body.match.variables):
+        free = dict.fromkeys([*body.match.variables, *paths_of(self.rule)])
+        for place, name in enumerate(free):
             path = f"{name}_in" if name in taken else name
             self.values[name] = self.sketch.input(path, self.shape(name, place))
         for node in body.match.nodes:

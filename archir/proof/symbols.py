@@ -10,7 +10,7 @@ from typing import Any
 from archir.lang import tree as t
 from archir.proof.terms import Application, Constant, Fact, Formula, Variable, apply, parts
 from archir.rewrite.expressions import COMPARE
-from archir.rewrite.names import INITIAL
+from archir.rewrite.names import INITIAL, OF_TENSORS
 from archir.weights.fibres import ALONG, SEEDED
 from archir.weights.functions import FUNCTIONS
 
@@ -148,7 +148,7 @@ class Symbols:
     def _call(self, call: t.Call) -> Formula:
         name = call.callee.text
         given = [a.value for a in call.arguments]
-        if name in ("channels", "size", "rank", "mean", "variance", "uses"):
+        if name in OF_TENSORS:
             return self._of_tensor(name, given)
         if name in ("min", "max"):
             values = [self.constant(e) for e in given]
@@ -173,16 +173,27 @@ class Symbols:
             raise UnspokenError(f"`{name}` is not known to the proof")
         return apply(name, *args)
 
+    def _weight(self, path: str) -> Formula | None:
+        owner, _, role = path.rpartition(".")
+        held = self.owned.get(owner, {}).get(role)
+        return held if isinstance(held, Variable) and held.name in self.weights else None
+
     def _of_tensor(self, name: str, given: list[t.Expr]) -> Formula:
         subject = given[0].path if given and isinstance(given[0], t.Name) else ""
         if f"size({subject})" in self.names:
             return self.names[f"size({subject})"]
+        weight = self._weight(subject)
+        if weight is not None and name in ("size", "shape"):
+            place = (self.constant(given[1]),) if name == "size" else ()
+            return apply(name, weight, *place)
         if subject not in self.tensors:
             raise UnspokenError(f"`{name}` of what is not a tensor of the pattern")
         if name == "rank":
             if subject not in self.ranks:
                 raise UnspokenError(f"the rank of `{subject}` is not known")
             return Constant(self.ranks[subject])
+        if name == "shape":
+            return apply("shape", self.tensors[subject])
         if name == "uses":
             raise UnspokenError("how often a tensor is read")
         if name in ("mean", "variance"):

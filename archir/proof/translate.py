@@ -156,6 +156,9 @@ class _Translation:
 
     def _parameters(self) -> None:
         for parameter in self.rule.parameters:
+            if parameter.kind == "path":
+                self._operand(PatternOperand(parameter.name), self.left)
+                continue
             variable = Variable(parameter.name)
             self.symbols.names[parameter.name] = variable
             if parameter.kind == "odd":

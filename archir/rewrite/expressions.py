@@ -10,12 +10,13 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from archir.diag import ArchirError, Span, error
+from archir.ir.dims import Size
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.structure import Structure, lift
 from archir.rewrite.maps import MAKERS, Reader, make, size_after, size_before
-from archir.rewrite.names import INITIAL, OF_TENSORS
+from archir.rewrite.names import INITIAL, OF_TENSORS, OF_WEIGHTS
 from archir.weights.fibres import ALONG, SEEDED
 from archir.weights.functions import FUNCTIONS
 from archir.weights.terms import Apply, Argument, IndexMap, Initial, Ref, Statistic, Term
@@ -270,23 +271,44 @@ def _of_tensor(name: str, given: list[t.Expr], scope: Scope, span: Span) -> Resu
         return known
     value = scope.tensors.get(subject)
     if value is None:
+        path = _weight(subject, scope) if name in OF_WEIGHTS else None
+        if path is not None:
+            return _measure(name, given, scope.graph.parameters[path].type.shape, scope, span)
         known_names = ", ".join(scope.tensors) or "none"
         raise error(
             "A212", f"no tensor is called `{subject}`", span=span, hint=f"there is: {known_names}"
         )
-    shape = scope.graph.type_of(value).shape
-    if name == "rank":
-        return len(shape)
     if name == "uses":
         return sum(port == value.port for _, _, port in scope.graph.readers(value.node))
+    found = _measure(name, given, scope.graph.type_of(value).shape, scope, span)
+    if name in ("mean", "variance"):
+        assert isinstance(found, int)
+        return Statistic(name, value.node, value.port, found)
+    return found
+
+
+def _weight(subject: str, scope: Scope) -> str | None:
+    """The path of a parameter of the left side."""
+    owner, _, role = subject.rpartition(".")
+    return scope.nodes[owner].params.get(role) if owner in scope.nodes else None
+
+
+def _measure(
+    name: str, given: list[t.Expr], shape: tuple[Size, ...], scope: Scope, span: Span
+) -> AttrValue:
+    """The rank, the shape, or one size (axis 1 where none is named) of a tensor."""
+    if name == "rank":
+        return len(shape)
+    if name == "shape":
+        sizes: Any = shape  # a guard compares them, symbols and all
+        return tuple(sizes)
+    subject = text_of(given[0])
     axis = _scalar(given[1], scope) if name == "size" and len(given) > 1 else 1
     if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
         raise error("A211", f"`{subject}` has {len(shape)} axes, none is {axis}", span=span)
     size = shape[axis]
     if not isinstance(size, int):
         raise error("A211", f"axis {axis} of `{subject}` has the symbolic size {size}", span=span)
-    if name in ("mean", "variance"):
-        return Statistic(name, value.node, value.port, size)
     return size
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 from archir.diag import ArchirError
 from archir.ir.graph import Graph, Node, Value
@@ -15,6 +16,7 @@ from archir.ops.record import OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, holds, plain, text_of
 from archir.rewrite.names import OF_TENSORS
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
+from archir.rewrite.sources import Earlier, dependent, paths_of, tensor_at
 from archir.weights.terms import IndexMap, Term
 
 
@@ -58,8 +60,19 @@ class Matcher:
         self.rule, self.graph, self.ops, self.arguments = rule, graph, ops, arguments
         self.pattern: Pattern = rule.body.match
         self.best = Failure(-1, "", "it does not match")
-        self.missing = {p.name for p in rule.parameters} - arguments.keys()
+        paths = paths_of(rule)
+        self.missing = {p.name for p in rule.parameters} - arguments.keys() - {*paths}
         """Parameters without a value: a guard that speaks of one is taken to hold."""
+        self.sources = {
+            name: tensor_at(graph, str(arguments[name])) for name in paths if name in arguments
+        }
+        self.open = [name for name in paths if name not in arguments]
+        """Paths that are not given: any tensor that fits will do."""
+
+    @cached_property
+    def earlier(self) -> Earlier:
+        """The network's tensors, for paths that are not given."""
+        return Earlier(self.graph)
 
     @property
     def root(self) -> PatternNode | None:
@@ -88,8 +101,15 @@ class Matcher:
 
     def at(self, node: Node) -> Match | Failure:
         """The match rooted at a node, or the best failure."""
+        for found in self.every(node):
+            return found
+        return self.best
+
+    def every(self, node: Node) -> Iterator[Match]:
+        """The matches rooted at a node: several, where paths are not given."""
         self.best = Failure(-1, node.name, "it does not match")
-        start = _State({}, {}, dict(self.arguments))
+        scalars = {k: v for k, v in self.arguments.items() if k not in self.sources}
+        start = _State(dict(self.sources), {}, scalars)
         root = self.root
         if root is None:
             (variable,) = self.pattern.variables
@@ -97,9 +117,9 @@ class Matcher:
         for state in (start,) if root is None else self._node(root, node, start):
             for full in self._rest(state):
                 match = Match(node.name, full.variables, full.nodes, full.scalars)
-                if self._allowed(match):
-                    return match
-        return self.best
+                for chosen in self._sourced(match):
+                    if self._allowed(chosen):
+                        yield chosen
 
     def _fail(self, state: _State, node: str, reason: str, hint: str = "") -> None:
         if len(state.nodes) >= self.best.matched:
@@ -207,6 +227,50 @@ class Matcher:
             return bind_attrs(self.ops[node.op], {**node.attrs, name: value}, types)[name]
         except OpError:
             return None
+
+    def _sourced(self, match: Match) -> Iterator[Match]:
+        """The match with tensors for its paths, none of which depends on what it changes."""
+        if not (self.sources or self.open):
+            yield match
+            return
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        shown = [o for name, o in self.pattern.bindings.items() if name in body.replace.bindings]
+        handed = {match.root, *(match.nodes[o.node].name for o in shown if o.node is not None)}
+        inside = {node.name for node in match.nodes.values()}
+        later = dependent(self.graph, handed) if self.sources else {match.root}
+        for name, value in self.sources.items():
+            if value.node in later | inside:
+                reason = f"`{name}` = {value} " + (
+                    f"depends on {match.root}: the network would run in a circle"
+                    if value.node not in inside | {match.root}
+                    else "is what the rule matches there"
+                )
+                state = _State(dict(match.variables), dict(match.nodes), dict(match.scalars))
+                fits = ", ".join(str(v) for v in self.fitting(match.root, name))
+                hint = f"fitting: {fits}" if fits else "no other tensor fits there"
+                self._fail(state, value.node, reason, hint)
+                return
+        choices = [
+            [match.variables[name]]
+            if name in match.variables
+            else self.earlier.before(match.root, later | inside)
+            for name in self.open
+        ]
+        for values in product(*choices):
+            chosen = dict(zip(self.open, values, strict=True))
+            yield replace(match, variables={**match.variables, **chosen})
+
+    def fitting(self, site: str, name: str, most: int = 4) -> list[Value]:
+        """Some tensors that a path may be at a site, one of each type, the nearest first."""
+        arguments = {k: v for k, v in self.arguments.items() if k != name}
+        free = Matcher(self.rule, self.graph, self.ops, arguments)
+        found: list[Value] = []
+        for full in free.every(self.graph.node(site)):
+            found += [full.variables[name]] if full.variables[name] not in found else []
+            if len(found) == most:
+                break
+        return found
 
     def _allowed(self, match: Match) -> bool:
         """The guards hold, and nothing else reads what the rule takes away."""

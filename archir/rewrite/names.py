@@ -12,8 +12,10 @@ from archir.rewrite.maps import MAKERS
 from archir.rewrite.rule import Pattern, PatternOperand, Reshaping, Rewriting
 from archir.weights.functions import FUNCTIONS
 
-OF_TENSORS = ("channels", "rank", "size", "uses", "mean", "variance")
+OF_TENSORS = ("channels", "rank", "size", "shape", "uses", "mean", "variance")
 """Functions of a tensor of the pattern; `mean` and `variance` are measured on calibration data."""
+OF_WEIGHTS = ("rank", "size", "shape")
+"""Those that may be asked of a parameter of the left side too."""
 INITIAL = "initial"
 """What an untrained network would hold in the parameter that is given a value."""
 SCALAR = ("min", "max", *MAKERS)
@@ -41,8 +43,10 @@ class Names:
         self.target = False
         """Whether an expression is the value of one parameter."""
 
-    def rewriting(self, body: Rewriting, where: Iterable[t.Expr]) -> None:
-        """Check a rule over a pattern."""
+    def rewriting(
+        self, body: Rewriting, where: Iterable[t.Expr], paths: Sequence[str] = ()
+    ) -> None:
+        """Check a rule over a pattern; parameters that are paths stand for tensors."""
         for node in body.match.nodes:
             for value in node.attrs.values():
                 if isinstance(value, t.Name):
@@ -50,7 +54,7 @@ class Names:
                 else:
                     self.expression(value)
             self.nodes[node.name] = node.op
-        free = list(body.match.variables)
+        free = list(dict.fromkeys([*body.match.variables, *paths]))
         self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
         for condition in where:
             self.expression(condition)
@@ -121,12 +125,19 @@ class Names:
         first = given[0] if given else None
         if not isinstance(first, t.Name):
             self.complain("A211", f"`{name}` is asked of a tensor of the pattern", call.span, "")
+        elif name in OF_WEIGHTS and self._weight(first.path):
+            pass
         elif first.path not in self.tensors:
             known = list(self.tensors)
             self.unknown("A212", "the left side has no tensor", first.path, known, first.span)
         for other in given[1:]:
             self.expression(other)
         return False
+
+    def _weight(self, path: str) -> bool:
+        owner, _, role = path.rpartition(".")
+        op = self.ops.get(self.nodes.get(owner, ""))
+        return op is not None and any(p.role == role for p in op.params)
 
     def _name(self, name: t.Name) -> None:
         if name.path in self.scalars:

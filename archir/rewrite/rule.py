@@ -14,9 +14,9 @@ from archir.ir.types import AttrValue
 from archir.lang.tree import Expr as Expression
 from archir.ops.record import Mode
 
-ParameterKind = Literal["int", "odd", "even", "float", "bool", "indices"]
+ParameterKind = Literal["int", "odd", "even", "float", "bool", "indices", "path"]
 KINDS: Mapping[str, ParameterKind] = {
-    kind: kind for kind in ("int", "odd", "even", "float", "bool", "indices")
+    kind: kind for kind in ("int", "odd", "even", "float", "bool", "indices", "path")
 }
 """The kinds of a parameter by name."""
 NOUNS: Mapping[ParameterKind, str] = {
@@ -26,6 +26,7 @@ NOUNS: Mapping[ParameterKind, str] = {
     "float": "a number",
     "bool": "true or false",
     "indices": "a list of different indices",
+    "path": "the path of a node",
 }
 MOST = 2**20
 """The largest integer that a parameter may be."""
@@ -52,6 +53,10 @@ class RuleParameter:
             if isinstance(value, tuple) and len(set(whole)) == len(value):
                 if all(0 <= j <= MOST for j in whole):
                     return value
+            raise ValueError(NOUNS[kind])
+        if kind == "path":
+            if isinstance(value, str) and value:
+                return value
             raise ValueError(NOUNS[kind])
         if kind == "bool" and isinstance(value, bool):
             return value

@@ -164,10 +164,15 @@ class _RuleReader:
         body = self._body(parts, steps, label)
         contract = self._contract(parts, label.span)
         exact = bool(contract.function)
-        known = [p.name for p in parameters]
-        names = Names(self.ops, self.complain, known, label.span, exact=exact)
+        plain = [p.name for p in parameters if p.kind != "path"]
+        paths = [p.name for p in parameters if p.kind == "path"]
+        names = Names(self.ops, self.complain, plain, label.span, exact=exact)
         if isinstance(body, Rewriting):
-            names.rewriting(body, where)
+            self._paths(body, paths, label.span)
+            names.rewriting(body, where, paths)
+        elif body is not None and paths:
+            text = f"`{paths[0]}` is a tensor; a rule over a class reads none by its path"
+            self.complain("A204", text, label.span)
         elif body is not None:
             names.reshaping(body, where)
         if self.errors or body is None:
@@ -237,11 +242,24 @@ class _RuleReader:
         given = literal.value if isinstance(literal, t.Literal) else None
         if literal is not value and isinstance(given, int | float):
             given = -given
+        if parameter.kind == "path":
+            self.complain("A204", f"`{parameter.name}` is a path: it has no default", value.span)
+            return parameter
         try:
             return replace(parameter, default=parameter.fit(given))
         except ValueError as wanted:
             self.complain("A204", f"the default of `{parameter.name}` is not {wanted}", value.span)
             return parameter
+
+    def _paths(self, body: Rewriting, paths: Sequence[str], span: Span) -> None:
+        made = {
+            *body.match.bindings,
+            *(n.name for s in (body.match, body.replace) for n in s.nodes),
+        }
+        for name in paths:
+            if name in made:
+                text = f"`{name}` is a parameter and stands for another tensor too"
+                self.complain("A204", text, span)
 
     def _contract(self, parts: Clauses, span: Span) -> Contract:
         modes: list[str] = []
@@ -300,7 +318,7 @@ class _RuleReader:
         bare = [name for name, o in match.bindings.items() if o.node is None]
         if not (match.nodes or bare) and len(self.errors) == before:
             self.complain("A202", "the rule matches nothing", label.span)
-        elif len(bare) > (not match.nodes):
+        elif len(bare) > (not match.nodes) and len(self.errors) == before:
             text = f"`{bare[-1]}` is another name for what the left side does not make"
             hint = "`match { y = x }`, alone, stands for any tensor"
             self.complain("A209", text, label.span, hint)

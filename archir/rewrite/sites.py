@@ -30,6 +30,7 @@ from archir.rewrite.match import Failure, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
 from archir.rewrite.rule import ParameterKind, Reshaping, Rule
+from archir.rewrite.sources import paths_of, resolved
 
 _EXAMPLES: Mapping[ParameterKind, AttrValue] = {
     "int": 1,
@@ -103,7 +104,8 @@ class Planner:
                 there is no such site.
         """
         site = self.resolve(rule, at)
-        bound = bind_arguments(rule, arguments, site)
+        given = resolved(rule, self._sourced(rule, site, arguments), self.graph)
+        bound = bind_arguments(rule, given, site)
         if isinstance(rule.body, Reshaping):
             held = class_at(self.classes, self.graph, site)
             classes, weights = self.classes, self.weights
@@ -116,9 +118,26 @@ class Planner:
                 "A302",
                 f"`{rule.name}` does not apply at {site}: {where}{found.reason}",
                 node=found.node,
-                hint=found.hint or self._elsewhere(rule),
+                hint=found.hint or self._fitting(matcher, site) or self._elsewhere(rule),
             )
         return plan_pattern(rule, matcher, found, bound, seed)
+
+    def _sourced(
+        self, rule: Rule, site: str, arguments: Mapping[str, AttrValue]
+    ) -> Mapping[str, AttrValue]:
+        """The arguments, once it is sure that all paths are among them.
+
+        Raises:
+            ArchirError: A608, one is missing; the hint says what fits.
+        """
+        for name in paths_of(rule):
+            if name not in arguments:
+                matcher = Matcher(rule, self.graph, self.ops, {**_defaults(rule), **arguments})
+                found = [str(v) for v in matcher.fitting(site, name)]
+                hint = f"--set {name}={found[0] if found else 'PATH'}"
+                more = f"; fitting too: {', '.join(found[1:])}" if found[1:] else ""
+                raise error("A608", f"`{rule.name}` needs `{name}`", hint=hint + more)
+        return arguments
 
     def example_arguments(self, rule: Rule, at: str) -> dict[str, AttrValue]:
         """Values for parameters without a default, such that the rule applies if it can.
@@ -126,8 +145,12 @@ class Planner:
         For a class that is a size near its own: one more, twice as many, or one less.
         """
         kinds = {p.name: p.kind for p in rule.parameters if p.default is None}
-        names = list(kinds)
+        names = [name for name, kind in kinds.items() if kind != "path"]
         out = {name: _EXAMPLES[kinds[name]] for name in names}
+        for name in paths_of(rule):
+            matcher = Matcher(rule, self.graph, self.ops, {**_defaults(rule), **out})
+            for value in matcher.fitting(self.resolve(rule, at), name, 1):
+                out[name] = str(value)
         if not isinstance(rule.body, Reshaping) or not names:
             return out
         held = class_at(self.classes, self.graph, self.resolve(rule, at))
@@ -145,6 +168,10 @@ class Planner:
             return tried
         tried = {n: few if k == "indices" else held.size + 1 for n, k in kinds.items()}
         return tried
+
+    def _fitting(self, matcher: Matcher, site: str) -> str:
+        found = [f"{name}={v}" for name in matcher.sources for v in matcher.fitting(site, name)]
+        return f"fitting: {', '.join(found)}" if found else ""
 
     def _elsewhere(self, rule: Rule) -> str:
         sites = self.sites(rule)

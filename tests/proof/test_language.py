@@ -1,0 +1,51 @@
+"""What the rule language can say, in proofs: any tensor, tensors by paths, numbers, initial values."""
+
+from __future__ import annotations
+
+import pytest
+
+from archir.ops import STANDARD
+from archir.proof.prove import prove
+
+ANYWHERE = """rule anywhere(kernel: odd = 3) {
+    "An identity convolution after any tensor."
+    preserves function in eval, train
+    match   { y = x }                                           where rank(x) == 4
+    replace { y = x |> new: conv(channels(x), kernel) }
+    weights { new.weight = identity(channels(x), kernel, kernel)    new.bias = 0 }
+}"""
+SKIP = """rule skip(source: path) {
+    "Add another tensor through a convolution of zeros."
+    preserves function in eval, train
+    match   { y = x }                   where shape(x) == shape(source), rank(x) == 4
+    replace { y = x + (source |> gate: conv(channels(x))) }
+    weights { gate.weight = 0    gate.bias = 0 }
+}"""
+BLOCK = """rule block(width: int = 4) {
+    "A residual block of which the last layer is zero, in front of a ReLU."
+    preserves function in eval, train
+    match   { y = relu(x) }                                     where rank(x) == 4
+    replace { y = relu(x + (x |> one: conv(width, 3) |> relu |> two: conv(channels(x), 3))) }
+    weights { one.weight = initial()    one.bias = initial()
+              two.weight = 0            two.bias = zeros(channels(x)) }
+}"""
+
+
+@pytest.mark.parametrize("text", [ANYWHERE, SKIP, BLOCK])
+def test_what_is_right_is_proved(text, read, axioms) -> None:
+    verdict = prove(read(text), STANDARD, axioms)
+    assert [m.kind for m in verdict.modes] == ["proved", "proved"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ANYWHERE.replace("bias = 0", "bias = 1"),
+        SKIP.replace("gate.bias = 0", "gate.bias = initial()"),
+        BLOCK.replace("two.weight = 0 ", "two.weight = initial() "),
+    ],
+)
+def test_what_is_wrong_is_refuted(text, read, axioms) -> None:
+    verdict = prove(read(text), STANDARD, axioms)
+    assert [m.kind for m in verdict.modes] == ["refuted", "refuted"]
+    assert verdict.modes[0].counterexample is not None
