@@ -94,7 +94,7 @@ class _Pattern:
         self, rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], tiny: int
     ) -> None:
         assert isinstance(rule.body, Rewriting)
-        self.body, self.where, self.ops = rule.body, rule.where, ops
+        self.rule, self.body, self.ops = rule, rule.body, ops
         self.number, self.tiny = number, tiny
         self.rng = np.random.Generator(np.random.PCG64([number, 0x5CE7C4]))
         self.scalars: dict[str, Any] = dict(arguments)
@@ -124,7 +124,7 @@ class _Pattern:
 
     def counted(self) -> list[str]:
         """Variables whose readers a guard counts: in every second network there is one more."""
-        calls = [e for guard in self.where for e in t.walk(guard) if isinstance(e, t.Call)]
+        calls = [e for guard in self.rule.where for e in t.walk(guard) if isinstance(e, t.Call)]
         asked = [c.arguments[0].value for c in calls if c.callee.text == "uses" and c.arguments]
         names = dict.fromkeys(e.path for e in asked if isinstance(e, t.Name))
         return [name for name in names if name in self.values] if self.number % 2 else []
