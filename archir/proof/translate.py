@@ -291,7 +291,9 @@ class _Translation:
             self.symbols.tensors.setdefault(name, held.outputs[0])
         for name, rank in self.symbols.ranks.items():
             if name in self.symbols.tensors:
-                self.ranks[self.symbols.tensors[name]] = rank
+                tensor = self.symbols.tensors[name]
+                self.ranks[tensor] = rank
+                self.symbols.facts.append(Fact("equal", (apply("rank", tensor), Constant(rank))))
 
     def _add(
         self,
@@ -335,7 +337,7 @@ class _Translation:
                 value = self._default(attr, attrs)
             attrs[attr.name] = self._attribute(attr, value, operands, rank, attrs)
         kept = old or self._kept(node, operands, attrs)
-        self.symbols.owned[node.name] = {**(kept.params if kept else {}), **attrs}
+        self.symbols.owned[node.name] = {**attrs, **(kept.params if kept else {})}
         params = self._weights(node, op, attrs, kept)
         self._add(self.right, node, op, operands, attrs, params, rank)
 
