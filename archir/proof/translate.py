@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from archir.lang import tree as t
-from archir.ops.record import REQUIRED, Attr, Kind, Law, Mode, Op, OpSet, SameAs
+from archir.ops.record import REQUIRED, Attr, Derived, Kind, Law, Mode, Op, OpSet, SameAs
 from archir.proof.symbols import Symbols, UnspokenError
 from archir.proof.terms import (
     NONE,
@@ -308,7 +308,10 @@ class _Translation:
         taken = operands
         if Law.COMMUTATIVE in op.laws and op.name in FOLDED:
             taken = tuple(sorted(_summands(FOLDED[op.name], operands), key=str))
-        outputs = use(op, taken, attrs, params)
+        pattern = self.body.match if side is self.left else self.body.replace
+        held = [*pattern.bindings.values(), *(o for n in pattern.nodes for o in n.operands)]
+        results = 1 + max((o.port for o in held if o.node == node.name), default=0)
+        outputs = use(op, taken, attrs, params, results=results)
         side.uses[node.name] = _Use(node, operands, attrs, params, outputs, rank)
         if rank is not None and _keeps_rank(op):
             for output in outputs:
@@ -347,7 +350,7 @@ class _Translation:
             raise UnspokenError(f"`{attr.name}` is not stated")
         if isinstance(value, SameAs):
             return sofar[value.attr]
-        return Constant(value)
+        return NONE if isinstance(value, Derived) else Constant(value)
 
     def _kept(
         self, node: PatternNode, operands: tuple[Formula, ...], attrs: Mapping[str, Formula]

@@ -194,7 +194,9 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
     held = layout(op)
     many = len(args) - len(held.attrs) - len(held.roles)
     x = tuple(args[:many])
-    given = dict(zip((a.name for a in held.attrs), args[many:], strict=False))
+    stated = dict(zip((a.name for a in held.attrs), args[many:], strict=False))
+    # An attribute that is none is what the operator makes of its operands.
+    given = {name: value for name, value in stated.items() if value is not None}
     roles = dict(zip(held.roles, args[many + len(held.attrs) :], strict=True))
     params = {r: v for r, v in roles.items() if v is not None}
     for param in op.params:
