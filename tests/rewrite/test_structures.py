@@ -15,10 +15,11 @@ from archir.diag import Source
 from archir.ir.graph import Graph
 from archir.lang import load, print_graph
 from archir.ops import STANDARD
+from archir.ops.forest import Need
 from archir.ops.structure import FIXED, Factor, lift, measure
 from archir.proof.uses import share_read
 from archir.rewrite.class_rules import class_at
-from archir.rewrite.plan import as_assumed
+from archir.rewrite.plan import apply_terms, as_assumed
 from archir.rewrite.rule import Reshaping
 from archir.rewrite.sites import Planner
 from archir.weights.init import init_weights
@@ -278,27 +279,47 @@ def graph(name: str) -> Graph:
     return load(Source(f"{name}.arch", STRUCTURES[name][0]), STANDARD).graph
 
 
-def test_the_rules_are_those_of_the_table() -> None:
-    assert tuple(CLASS_RULES) == ALL
+LIKE = {
+    "prune.keep": "prune",
+    "prune.magnitude": "prune",
+    "widen.pairs": "pad",
+    "widen.shares": "widen",
+    "widen.zero_outgoing": "pad",
+}
+"""Rules with the sites of another, but for a tied weight if they do not do the same to both."""
+IN_WEIGHTS = ("drop.unread", "merge.duplicates")
+"""Rules whose sites depend on the weights."""
+
+
+def test_the_rules_are_those_of_the_tables() -> None:
+    assert {*CLASS_RULES} == {*ALL, *LIKE, *IN_WEIGHTS}
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_class_that_may_change_is_a_site(name: str) -> None:
-    planner = Planner(graph(name), STANDARD)
-    for rule in ALL:
-        wanted = {site for site, rules in STRUCTURES[name][1].items() if rule in rules}
+    before = graph(name)
+    planner = Planner(before, STANDARD, init_weights(before, STANDARD, 3))
+    for rule in (*ALL, *LIKE):
+        base = LIKE.get(rule, rule)
+        wanted = {site for site, rules in STRUCTURES[name][1].items() if base in rules}
+        if base == "pad" != rule:
+            wanted -= {s for s in wanted if any(n.condition == "alike" for n in needs(planner, s))}
         sites = planner.sites(LIBRARY[rule])
         assert {s.at for s in sites} == wanted, rule
         for site in sites:
             assert class_at(planner.classes, planner.graph, site.at).site == site.at
 
 
+def needs(planner: Planner, site: str) -> tuple[Need, ...]:
+    return class_at(planner.classes, planner.graph, site).needs
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_use_is_exact(name: str) -> None:
     before = graph(name)
-    planner = Planner(before, STANDARD)
     weights = init_weights(before, STANDARD, 3, random_statistics=True)
-    for rule in ALL:
+    planner = Planner(before, STANDARD, weights)
+    for rule in (*ALL, *LIKE):
         for site in planner.sites(LIBRARY[rule]):
             arguments = planner.example_arguments(LIBRARY[rule], site.at)
             made = planner.plan(LIBRARY[rule], site.at, arguments, 1)
@@ -309,6 +330,36 @@ def test_every_use_is_exact(name: str) -> None:
                 assert drift(made, weights=kept) < 1e-10, (rule, site)
             text = print_graph(made.after, STANDARD)
             assert load(Source("after.arch", text), STANDARD).graph.outputs == made.after.outputs
+
+
+BACK = {"widen": "merge.duplicates", "pad": "drop.unread", "widen.zero_outgoing": "drop.unread"}
+"""What grows a class, and what finds in the weights what has been added."""
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("there", BACK)
+def test_what_was_added_is_found_in_the_weights_and_taken_out(there: str, name: str) -> None:
+    """Bit for bit: each channel is copied once, and halves of a float add up to it."""
+    before = graph(name)
+    weights = init_weights(before, STANDARD, 3, random_statistics=True)
+    planner = Planner(before, STANDARD, weights)
+    back = LIBRARY[BACK[there]]
+    idle = {s.at for s in planner.sites(back)}  # cut off by a slice; a parameter of zeros
+    assert idle <= {"w", "fc1.part1", "fc1.part3"}
+    for site in (s for s in planner.sites(LIBRARY[there]) if s.at not in idle):
+        assert isinstance(site.size, int)
+        made = planner.plan(LIBRARY[there], site.at, {"width": 2 * site.size}, 1)
+        grown = apply_terms(made.terms, made.after, weights)
+        again = Planner(made.after, STANDARD, grown)
+        (found,) = [s for s in again.sites(back) if s.at not in idle]
+        undone = again.plan(back, found.at, {}, 0)
+        assert equal(undone) == {"eval", "train"}
+        assert share_read(undone, grown) == 0
+        old = apply_terms(undone.terms, undone.after, grown)
+        assert {p: a.tobytes() for p, a in old.items()} == {
+            p: a.tobytes() for p, a in weights.items()
+        }, (there, site)
+        assert [n.types for n in undone.after] == [n.types for n in before]
 
 
 def test_growth_composes() -> None:
