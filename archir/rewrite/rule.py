@@ -50,9 +50,9 @@ class RuleParameter:
         kind = self.kind
         if kind == "indices":
             whole = [j for j in value if type(j) is int] if isinstance(value, tuple) else []
-            if isinstance(value, tuple) and len(set(whole)) == len(value):
-                if all(0 <= j <= MOST for j in whole):
-                    return value
+            different = isinstance(value, tuple) and len(set(whole)) == len(value)
+            if different and all(0 <= j <= MOST for j in whole):
+                return value
             raise ValueError(NOUNS[kind])
         if kind == "path":
             if isinstance(value, str) and value:
@@ -80,6 +80,8 @@ class Contract:
     function: tuple[Mode, ...] = ()
     shape: bool = False
     decreases: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
+    """Costs that do not grow: what claims `macs kept` and `params kept` speak of."""
     unread: str = ""
     """The map of a class rule, where the function is kept if no weight reads what it leaves out."""
     repeated: str = ""
