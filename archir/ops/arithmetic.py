@@ -121,6 +121,9 @@ class Floating:
 class Rational:
     """Exact fractions in object arrays: slow, ordered, readable.
 
+    Whole numbers in arrays are ints, which are faster. One alone is a fraction, so that an array
+    that is made of it holds objects.
+
     The square root of a square of a rational is exact; any other square root, the exponential,
     and any function that is named, is a fixed rational function (what a rule says of them must
     follow from their being functions at all).
@@ -136,7 +139,7 @@ class Rational:
         out = np.empty(source.shape, dtype=object)
         flat = out.reshape(-1)
         for index, value in enumerate(source.reshape(-1).tolist()):
-            flat[index] = self.number(value)
+            flat[index] = value if type(value) is int else self.number(value)
         return flat.reshape(source.shape)
 
     def add(self, a: Array, b: Array) -> Array:
@@ -149,7 +152,7 @@ class Rational:
         return np.asarray(a * b, dtype=object)
 
     def divide(self, a: Array, b: Array) -> Array:
-        return np.asarray(a / b, dtype=object)
+        return np.asarray(_ratio(a, b), dtype=object)
 
     def matmul(self, a: Array, b: Array) -> Array:
         return np.asarray(np.matmul(a, b), dtype=object)
@@ -158,11 +161,11 @@ class Rational:
         return np.asarray(a.sum(axis=axis), dtype=object)
 
     def maximum(self, a: Array, axis: tuple[int, ...], valid: npt.NDArray[np.bool_]) -> Array:
-        floor = np.array(min(a.reshape(-1).tolist(), default=Fraction(0)), dtype=object)
+        floor = np.array(min(a.reshape(-1).tolist(), default=0), dtype=object)
         return np.asarray(np.where(valid, a, floor).max(axis=axis), dtype=object)
 
     def relu(self, a: Array) -> Array:
-        return np.where(a > 0, a, np.array(Fraction(0), dtype=object))
+        return np.asarray(np.where(a > 0, a, np.array(0, dtype=object)), dtype=object)
 
     def sqrt(self, a: Array) -> Array:
         return _each(_rational_root, a)
@@ -173,6 +176,15 @@ class Rational:
     def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
         shift = Fraction(1 + sum(name.encode()) % 97, 101)
         return np.asarray(a * a * shift + a * (1 - shift) + shift, dtype=object)
+
+
+def _exact_ratio(a: int | Fraction, b: int | Fraction) -> int | Fraction:
+    if isinstance(a, int) and isinstance(b, int) and a % b == 0:
+        return a // b
+    return Fraction(a, b)
+
+
+_ratio: Any = np.frompyfunc(_exact_ratio, 2, 1)
 
 
 def _each(function: Any, a: Array) -> Array:
