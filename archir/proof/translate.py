@@ -293,7 +293,8 @@ class _Translation:
             if name in self.symbols.tensors:
                 tensor = self.symbols.tensors[name]
                 self.ranks[tensor] = rank
-                self.symbols.facts.append(Fact("equal", (apply("rank", tensor), Constant(rank))))
+                if rank == 2:
+                    self.symbols.facts.append(Fact("flat", (tensor,)))
 
     def _add(
         self,

@@ -302,7 +302,6 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "fill": lambda k, value, sizes: filled(value)(k, sizes),
     "kernel_identity": lambda k, n, kernel: FUNCTIONS["identity"].value(k, n, *kernel),
     "spatial_rank": lambda k, x: x.ndim - 2,
-    "rank": lambda k, x: x.ndim,
     "channels": lambda k, x: x.shape[1],
     "size": lambda k, x, axis: x.shape[axis],
     "entry": lambda k, values, place: values[place],
@@ -366,6 +365,7 @@ RELATIONS: Mapping[str, Callable[..., bool]] = {
     ),
     "differ": lambda a, b: a != b and (a < 0) == (b < 0),
     "given": lambda v: v is not None,
+    "flat": lambda x: x.ndim == 2,
     "zero": _zero,
     "one": lambda v: isinstance(v, np.ndarray) and not (v != 1).any(),
 }
