@@ -19,7 +19,7 @@ from archir.ops.cost import cost
 from archir.ops.record import OpSet
 from archir.proof.exact import Mismatch, check_use, feeds_of, trial_of
 from archir.proof.sketches import UnfitError, class_network, pattern_network
-from archir.rewrite.class_rules import sites_of
+from archir.rewrite.class_rules import reads_weights, sites_of
 from archir.rewrite.found import sample
 from archir.rewrite.plan import Plan, dropout_in, region_of
 from archir.rewrite.rule import Reshaping, Rule, RuleParameter
@@ -134,11 +134,13 @@ def _planned(
     reasons: list[str] = []
     rng = np.random.Generator(np.random.PCG64([number, 0xF0D]))
     known = partial(sample, rng=rng)  # whatever weights could give
+    choices *= 3 if reads_weights(rule) else 1
     for given in choices:
         try:
             return planner.plan(rule, site, given, seed=number, known=known), []
         except ArchirError as failure:
-            if failure.diagnostics[0].code in MISFITS:
+            code = failure.diagnostics[0].code
+            if code in MISFITS and not (code == "A303" and reads_weights(rule)):
                 reasons.append(failure.diagnostics[0].message)
     return None, reasons
 
@@ -283,9 +285,9 @@ def _shape_and_cost(plan: Plan, rule: Rule, ops: OpSet) -> Counterexample | Lite
             mismatch = Mismatch(f"shape of {a}", (), 1, 1, str(before), str(after))
             return _counterexample(plan, ops, "shape", mismatch, {})
     old, new = cost(plan.before, ops), cost(plan.after, ops)
-    for claim in rule.contract.decreases:
+    for claim in (*rule.contract.decreases, *rule.contract.keeps):
         one, two = getattr(old, claim), getattr(new, claim)
-        if two >= one:
+        if two > one or (two == one and claim in rule.contract.decreases):
             mismatch = Mismatch(claim, (), 1, 1, str(one), str(two))
             return _counterexample(plan, ops, "shape", mismatch, {})
     return True

@@ -115,6 +115,10 @@ class Names:
         if name == INITIAL and (call.arguments or not self.target):
             where = "stands in `weights`, for what one new parameter holds, as `initial()`"
             self.complain("A211", f"`{name}` {where}", call.span, "")
+        if self.exact and name in FUNCTIONS and FUNCTIONS[name].inexact:
+            text = f"`{name}` has a value in floating point only: no rule with it can be checked"
+            hint = "such a rule is one that `preserves shape`"
+            self.complain("A215", text, call.callee.span, hint)
         if name in FUNCTIONS or name in SCALAR or name == INITIAL:
             return True
         if name not in OF_TENSORS:

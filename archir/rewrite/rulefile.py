@@ -299,9 +299,13 @@ class _RuleReader:
                 )
             else:
                 assumed[what.text] = given_map.text
-        claims = tuple(str(c.children[0]) for c in parts.get("claim", []))
+        claims = [[str(c) for c in clause.children] for clause in parts.get("claim", [])]
+        falls, kept = (
+            tuple(cost for cost, bound in claims if bound == wanted)
+            for wanted in ("decreases", "kept")
+        )
         known: tuple[Mode, ...] = ("eval", "train")
-        return Contract(tuple(m for m in known if m in modes), shape, claims, **assumed)
+        return Contract(tuple(m for m in known if m in modes), shape, falls, kept, **assumed)
 
     def _body(
         self, parts: Clauses, steps: Sequence[Clauses], label: t.Ident
