@@ -11,9 +11,11 @@ Zippel), p = 1048571.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,6 +31,7 @@ from archir.weights.fibres import ALONG
 from archir.weights.functions import evaluate, shape_of
 from archir.weights.terms import Apply, Free, IndexMap, Term, free, references
 
+T = TypeVar("T")
 OTHER_SYMBOLS = 12
 """What a symbolic size other than the batch stands for in a check."""
 
@@ -111,13 +114,10 @@ def check_use(
     trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
     k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
     feeds = feeds_of(plan, trial, mode)
-    # NumPy lets go of the interpreter in long operations; two threads of BLAS would only wait
-    # for each other.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
-        wanted = [a for a, _ in region.checks]
-        other = beside.submit(run, plan.before, ops, k, feeds, old, wanted=wanted, mode=mode)
-        right = run(plan.after, ops, k, feeds, new, wanted=[b for _, b in region.checks], mode=mode)
-        left = other.result()
+    wanted, other = [a for a, _ in region.checks], [b for _, b in region.checks]
+    one = partial(run, plan.before, ops, k, feeds, old, wanted=wanted, mode=mode)
+    two = partial(run, plan.after, ops, k, feeds, new, wanted=other, mode=mode)
+    left, right = (one(), two()) if isinstance(k, Rational) else _together(one, two)
     mismatch = None
     for a, b in region.checks:
         mismatch = mismatch or _compare(str(a), left.values[a], right.values[b])
@@ -142,6 +142,17 @@ def check_use(
         time.perf_counter() - start,
         mismatch,
     )
+
+
+def _together(one: Callable[[], T], two: Callable[[], T]) -> tuple[T, T]:
+    """Both at once: NumPy lets go of the interpreter in long operations on numbers.
+
+    Two threads of BLAS would only wait for each other.
+    """
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
+        other = beside.submit(one)
+        done = two()
+        return other.result(), done
 
 
 def _batch(region: Region, mode: Mode) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from archir.lang import print_graph
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.cost import cost
 from archir.ops.record import OpSet
-from archir.proof.exact import Mismatch, check_use, feeds_of, trial_of
+from archir.proof.exact import Mismatch, Trial, check_use, feeds_of, trial_of
 from archir.proof.sketches import UnfitError, class_network, pattern_network
 from archir.rewrite.class_rules import reads_weights, sites_of
 from archir.rewrite.found import sample
@@ -69,6 +69,11 @@ class Instance:
 
     plan: Plan
     number: int
+
+    @cached_property
+    def trial(self) -> Trial:
+        """Random whole numbers for its parameters, the same in all modes."""
+        return trial_of(self.plan, seed=self.number, arithmetic=Rational())
 
 
 @dataclass
@@ -230,7 +235,7 @@ def _against(
     if aspect == "train" and dropout_in(region_of(found.plan), ops) is not None:
         return None
     try:
-        trial = trial_of(found.plan, seed=found.number, arithmetic=Rational())
+        trial = found.trial
         check = check_use(found.plan, ops, aspect, trial=trial)
     except (ZeroDivisionError, ValueError):
         return None  # outside what the operators are defined on
