@@ -30,7 +30,7 @@ from archir.proof.replay import Finding, verify
 from archir.proof.uses import Use, check_plan, share_read, wanted_statistics
 from archir.proof.verdict import Verdict
 from archir.rewrite.class_rules import reads_weights
-from archir.rewrite.library import Library, installed, read_rule_file
+from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner, Site
@@ -114,14 +114,22 @@ class Network:
         """Parameters, MACs and activation memory for a batch of one."""
         return cost(self.graph, self.ops)
 
+    def rule(self, name: str) -> Rule:
+        """A rule of the library by its name, or one of a file: `./my.rule`, `./my.rule:name`.
+
+        Raises:
+            ArchirError: A604, there is none; A607, the file cannot be read; A2xx, it is wrong.
+        """
+        return find_rule(name, self.library, self.ops)
+
     def sites(self, rule: str | None = None) -> list[Site]:
         """Where a rule (or every rule of the library) applies."""
-        chosen = [self.library.find(rule)] if rule else list(self.library.values())
+        chosen = [self.rule(rule)] if rule else list(self.library.values())
         return [site for r in chosen for site in self.planner.sites(r)]
 
     def explain(self, rule: str, at: str, **arguments: AttrValue) -> ArchirError | Plan:
         """The plan of a rule at a site, or the error that says why there is none."""
-        found = self.library.find(rule)
+        found = self.rule(rule)
         try:
             return self.planner.plan(found, at, arguments)
         except ArchirError as failure:
@@ -133,7 +141,7 @@ class Network:
         """Apply a rule and return the new network.
 
         Args:
-            rule: The rule's name.
+            rule: The rule's name, or one of a file: `./my.rule`, `./my.rule:name`.
             at: The site; may be left out where there is only one.
             seed: For the rule's random maps.
             **arguments: The rule's parameters.
@@ -429,7 +437,7 @@ def rewrite(
     """
     work = _Progress(network.graph, network.weights)
     for number, application in enumerate(applications):
-        rule = network.library.find(application.rule)
+        rule = network.rule(application.rule)
         verdict: Verdict | None = None
         planner = network.planner if work.graph is network.graph else work.planner(rule, network)
         for site in planner.choose(rule, application.at, seed):

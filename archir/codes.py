@@ -201,7 +201,8 @@ CODES: dict[str, Code] = {
     "A205": Code(
         "wrong contract",
         "A rule says what it keeps: `preserves function in eval, train` (or one of the two modes), "
-        "or `preserves shape`, with `macs decreases` or `params decreases`.",
+        "or `preserves shape`, with `macs decreases`, `params decreases`, or `kept` (not more than "
+        "before) in place of `decreases`.",
     ),
     "A206": Code(
         "the two sides of a rule do not belong together",

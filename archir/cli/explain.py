@@ -109,10 +109,11 @@ def _rule(
     from archir.api import library
     from archir.render import render
     from archir.rewrite.explain import describe
+    from archir.rewrite.library import find_rule
     from archir.rewrite.sites import Planner
 
     ops = installed_ops()
-    rule = library(ops, rule_files).find(name)
+    rule = find_rule(name, library(ops, rule_files), ops)
     planner = Planner(options.program(file, param).graph, ops)
     if at is None:
         at = planner.choose(rule, None, 0)[0]
@@ -154,7 +155,7 @@ def _wrapped(line: str) -> list[str]:
 command = make(
     "explain",
     click.argument("subject", metavar="CODE|OPERATOR|FILE"),
-    click.option("--rule", help="The rule to explain."),
+    click.option("--rule", metavar=options.RULE, help="The rule to explain."),
     click.option("--at", metavar="SITE", help="Where."),
     click.option(
         "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A rule's parameter."

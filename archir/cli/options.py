@@ -34,6 +34,9 @@ output = click.option("-o", "--output", type=click.Path(dir_okay=False), require
 force = click.option("--force", is_flag=True, help="Replace files that exist.")
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+RULE = "RULE|FILE.rule[:RULE]"
+"""How a rule is named: by its name, or as one of a file."""
+
 rule_files = click.option(
     "--rules", "rule_files", multiple=True, type=click.Path(dir_okay=False), help="A .rule file."
 )

@@ -31,27 +31,29 @@ def _applications(
 ) -> list[Application]:
     """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`.
 
-    A setting goes to the rules that have a parameter of that name, `RULE.name` to that rule.
+    A rule of a file is `FILE.rule`, or `FILE.rule:RULE` where it holds several. A setting goes to
+    the rules that have a parameter of that name, `RULE.name` to that rule.
     """
     from archir.api import Application
+    from archir.rewrite.library import split_site
 
     found = []
-    names = [rule.partition("@")[0] for rule in rules]
-    taken = {name: {p.name for p in network.library.find(name).parameters} for name in names}
-    for rule in rules:
-        name, _, site = rule.partition("@")
+    named = [split_site(rule) for rule in rules]
+    chosen = {name: network.rule(name) for name, _ in named}
+    taken = {name: {p.name for p in rule.parameters} for name, rule in chosen.items()}
+    for name, site in named:
         mine = {}
         for key, value in settings.items():
             owner, dot, parameter = key.rpartition(".")
             nobodys = not any(key in parameters for parameters in taken.values())
-            if owner == name if dot else key in taken[name] or nobodys:
+            if owner in (name, chosen[name].name) if dot else key in taken[name] or nobodys:
                 mine[parameter if dot else key] = value
         found.append(Application(name, site or at, mine))
     if script is not None:
         for number, line in enumerate(read_source(script).text.splitlines(), 1):
             words = line.split("#")[0].split()
             if words:
-                name, _, site = words[0].partition("@")
+                name, site = split_site(words[0])
                 arguments = parse_settings(tuple(words[1:]), f"{script}:{number}:")
                 found.append(Application(name, site or at, arguments))
     if not found:
@@ -195,7 +197,10 @@ command = make(
     "rewrite",
     options.file,
     click.option(
-        "--rule", multiple=True, metavar="RULE[@SITE]", help="May be given several times."
+        "--rule",
+        multiple=True,
+        metavar="RULE[@SITE]",
+        help="May be given several times; FILE.rule[:RULE] is a rule of a file.",
     ),
     click.option(
         "--script", type=click.Path(dir_okay=False), help="Lines of RULE[@SITE] name=value."

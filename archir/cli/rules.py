@@ -12,7 +12,7 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.ir.graph import Graph
 from archir.ops import installed_ops
-from archir.rewrite.library import Library, installed, read_rule_file
+from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner, Site
 
@@ -31,6 +31,7 @@ def rule_facts(rule: Rule) -> dict[str, Any]:
         ],
         "preserves": {"function": list(rule.contract.function), "shape": rule.contract.shape},
         "decreases": list(rule.contract.decreases),
+        "kept": list(rule.contract.keeps),
         "package": rule.package,
         "hash": rule.hash,
         "verdict": None if verdict is None else verdict.kind,
@@ -50,7 +51,7 @@ def rules(
     library: Library = installed(ops)
     if rule_files:
         library = library.joined([r for f in rule_files for r in read_rule_file(Path(f), ops)])
-    chosen = [library.find(rule)] if rule else list(library.values())
+    chosen = [find_rule(rule, library, ops)] if rule else list(library.values())
     if file is None:
         return _list(chosen)
     planner = Planner(options.program(file, param).graph, ops)
@@ -111,6 +112,6 @@ command = make(
     click.argument("file", required=False, type=click.Path(dir_okay=False)),
     options.params,
     options.rule_files,
-    click.option("--rule", help="This rule only."),
+    click.option("--rule", metavar=options.RULE, help="This rule only."),
     example="archir rules net.arch --rule widen",
 )(rules)

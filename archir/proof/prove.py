@@ -69,8 +69,7 @@ def prove(
             tried = attempts(rule, ops, axioms, mode, limits, prover, minimal=minimal, among=among)
             made = judged(made, list(tried), among, axioms, limits, tests)
         found.append(replace(made, seconds=time.perf_counter() - start))
-    if rule.contract.shape:
-        found.append(without_proof(among, "shape", tests))
+    found += _shape(among, rule, tests)
     return verdict_of_modes(rule, ops, axioms, found)
 
 
@@ -80,9 +79,17 @@ def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
     found = [
         without_proof(among, m, count, "no proof was looked for") for m in rule.contract.function
     ]
-    if rule.contract.shape:
-        found.append(without_proof(among, "shape", count))
+    found += _shape(among, rule, count)
     return Verdict(rule.name, rule.hash, Axioms(()).hash_of(()), (), "", tuple(found))
+
+
+def _shape(among: Instances, rule: Rule, count: int) -> list[ModeVerdict]:
+    """The verdict on shapes and costs; of a rule that keeps the function, only what is wrong."""
+    if rule.contract.shape:
+        return [without_proof(among, "shape", count)]
+    claims = (*rule.contract.decreases, *rule.contract.keeps)
+    look = first_look(among, "shape") if claims else None
+    return [look] if look is not None and look.kind == "refuted" else []
 
 
 def quickly_refuted(rule: Rule, ops: OpSet, aspect: Aspect) -> ModeVerdict | None:

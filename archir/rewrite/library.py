@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -55,6 +56,42 @@ class Library(Mapping[str, Rule]):
     def joined(self, rules: Sequence[Rule]) -> Library:
         """This library with more rules."""
         return Library([*self._rules.values(), *rules])
+
+
+_FILE = re.compile(r"(?P<file>.+?\.rule)(?::(?P<name>[^@]+))?")
+_SITED = re.compile(r"(.+?\.rule(?::[^@]+)?)(?:@(.*))?")
+"""A rule of a file, and one at a site."""
+
+
+def find_rule(spec: str, library: Library, ops: OpSet) -> Rule:
+    """The rule that a user means: one of the library by its name, or one of a file.
+
+    `./my.rule` is the only rule of that file, `./my.rule:name` one of several.
+
+    Raises:
+        ArchirError: A604, there is no such rule, with the nearest; A607, the file cannot be read.
+    """
+    parts = None if spec in library else _FILE.fullmatch(spec)
+    if parts is None:
+        return library.find(spec)
+    rules = Library(read_rule_file(Path(parts["file"]), ops))
+    if parts["name"]:
+        return rules.find(parts["name"])
+    if len(rules) == 1:
+        return next(iter(rules.values()))
+    count = "no rule" if not rules else f"{len(rules)} rules"
+    hint = f"say which: {parts['file']}:{next(iter(rules), 'NAME')}"
+    shown = f": {', '.join(rules)}" if rules else ""
+    raise error("A604", f"{parts['file']} holds {count}{shown}", hint=hint if rules else "")
+
+
+def split_site(spec: str) -> tuple[str, str]:
+    """`RULE@SITE` as its two parts; a file's path may hold an `@` too."""
+    parts = _SITED.fullmatch(spec)
+    if parts is not None:
+        return parts[1], parts[2] or ""
+    name, _, site = spec.partition("@")
+    return name, site
 
 
 def rules_in(folder: Traversable, ops: OpSet, package: str) -> list[Rule]:

@@ -12,12 +12,15 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs
-from archir.ops.record import OpSet
+from archir.ops.record import Law, OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, holds, plain, text_of
 from archir.rewrite.names import OF_TENSORS
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
 from archir.rewrite.sources import Earlier, dependent, paths_of, tensor_at
 from archir.weights.terms import IndexMap, Term
+
+PAIR = 2
+"""So many operands of a sum or a product are matched in either order."""
 
 
 @dataclass(frozen=True)
@@ -165,21 +168,30 @@ class Matcher:
         state.nodes[pattern.name] = node
         if not self._attrs(pattern, node, state):
             return
-        yield from self._operands(pattern, node, 0, state)
+        orders = {node.inputs: None}
+        if len(node.inputs) == PAIR and Law.COMMUTATIVE in self.ops[node.op].laws:
+            orders[node.inputs[::-1]] = None
+        for inputs in orders:
+            yield from self._operands(pattern, node, inputs, 0, state.copy())
 
     def _operands(
-        self, pattern: PatternNode, node: Node, index: int, state: _State
+        self,
+        pattern: PatternNode,
+        node: Node,
+        inputs: tuple[Value, ...],
+        index: int,
+        state: _State,
     ) -> Iterator[_State]:
         if index == len(pattern.operands):
             yield state
             return
-        operand, value = pattern.operands[index], node.inputs[index]
+        operand, value = pattern.operands[index], inputs[index]
         if operand.variable is not None:
             held = state.variables.setdefault(operand.variable, value)
             if held != value:
                 self._fail(state, node.name, f"`{operand.variable}` would be {held} and {value}")
                 return
-            yield from self._operands(pattern, node, index + 1, state)
+            yield from self._operands(pattern, node, inputs, index + 1, state)
             return
         assert operand.node is not None
         inner = self.pattern.node(operand.node)
@@ -189,10 +201,10 @@ class Matcher:
             return
         if operand.node in state.nodes:
             if state.nodes[operand.node].name == value.node:
-                yield from self._operands(pattern, node, index + 1, state)
+                yield from self._operands(pattern, node, inputs, index + 1, state)
             return
         for found in self._node(inner, self.graph.node(value.node), state.copy()):
-            yield from self._operands(pattern, node, index + 1, found)
+            yield from self._operands(pattern, node, inputs, index + 1, found)
 
     def _attrs(self, pattern: PatternNode, node: Node, state: _State) -> bool:
         for name, expression in pattern.attrs.items():

@@ -12,9 +12,9 @@ from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, GraphBuilder, Node, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.infer import Instance, OpError, bind_attrs, instance
-from archir.ops.record import Op, OpSet
+from archir.ops.record import Law, Op, OpSet
 from archir.rewrite.expressions import Result, Scope, evaluate, is_term
-from archir.rewrite.match import Match, Matcher
+from archir.rewrite.match import PAIR, Match, Matcher
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import PatternNode, PatternOperand, Rewriting, Rule
 from archir.weights.init import initial
@@ -126,7 +126,8 @@ def _make(
             raise
         raise _misfit(rule, match.root, failure.diagnostics[0].message) from None
     own = match.nodes.get(pattern.name)
-    if own is not None and own.op == pattern.op and own.inputs == inputs and _says(own, stated):
+    same = own is not None and own.op == pattern.op and _reads(own, inputs, ops[own.op])
+    if own is not None and same and _says(own, stated):
         _keep(pattern, own, build)
         return
     old = own if own is not None and own.op == pattern.op else None
@@ -139,9 +140,9 @@ def _make(
     except OpError as failure:
         raise _misfit(rule, match.root, failure.message, failure.hint) from None
     if own is None:
-        same = _twin(rule, op, attrs, inputs, match, build)
-        if same is not None:
-            _keep(pattern, same, build)
+        twin = _twin(rule, op, attrs, inputs, match, build)
+        if twin is not None:
+            _keep(pattern, twin, build)
             return
     made = _node(pattern, op, old, attrs, inputs, use, match, build)
     build.made[pattern.name] = made
@@ -152,6 +153,13 @@ def _make(
 def _keep(pattern: PatternNode, node: Node, build: _Build) -> None:
     build.made[pattern.name] = node
     build.kept.add(node.name)
+
+
+def _reads(node: Node, inputs: tuple[Value, ...], op: Op) -> bool:
+    """Whether a node reads these tensors, in any order if that does not matter."""
+    if len(inputs) == PAIR and Law.COMMUTATIVE in op.laws:
+        return node.inputs in (inputs, inputs[::-1])
+    return node.inputs == inputs
 
 
 def _says(node: Node, stated: Mapping[str, AttrValue]) -> bool:
@@ -172,7 +180,7 @@ def _twin(
     assert isinstance(body, Rewriting)
     for name, node in match.nodes.items():
         free = node.name not in build.kept and body.replace.node(name) is None
-        same = (node.op, node.inputs, node.attrs) == (op.name, inputs, attrs)
+        same = (node.op, node.attrs) == (op.name, attrs) and _reads(node, inputs, op)
         if free and same and not node.params:
             return node
     return None

@@ -1,4 +1,4 @@
-"""What the rule language can say, in proofs: any tensor, tensors by paths, numbers, initial values."""
+"""What the rule language can say, in proofs: tensors of all kinds, numbers, initial values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,16 @@ BLOCK = """rule block(width: int = 4) {
 }"""
 
 
-@pytest.mark.parametrize("text", [ANYWHERE, SKIP, BLOCK])
+ORDER = """rule order {
+    "A sum is matched and read in either order."
+    preserves function in eval, train
+    params kept
+    match   { y = add(a, relu(b)) }
+    replace { y = add(relu(b), a) }
+}"""
+
+
+@pytest.mark.parametrize("text", [ANYWHERE, SKIP, BLOCK, ORDER])
 def test_what_is_right_is_proved(text, read, axioms) -> None:
     verdict = prove(read(text), STANDARD, axioms)
     assert [m.kind for m in verdict.modes] == ["proved", "proved"]
@@ -49,3 +58,9 @@ def test_what_is_wrong_is_refuted(text, read, axioms) -> None:
     verdict = prove(read(text), STANDARD, axioms)
     assert [m.kind for m in verdict.modes] == ["refuted", "refuted"]
     assert verdict.modes[0].counterexample is not None
+
+
+def test_a_claim_is_judged_of_a_rule_that_keeps_the_function(read, axioms) -> None:
+    verdict = prove(read(ORDER.replace("params kept", "macs decreases")), STANDARD, axioms)
+    assert [(m.mode, m.kind) for m in verdict.modes][2:] == [("shape", "refuted")]
+    assert verdict.modes[2].counterexample.value == "macs"

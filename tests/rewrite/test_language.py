@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from archir import api
 from archir.diag import ArchirError
 from archir.ir.types import AttrValue
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Floating
 from archir.proof.exact import trial_of
+from archir.rewrite.library import find_rule, split_site
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.sites import Planner
 from archir.weights.functions import evaluate, moment
 from archir.weights.init import init_weights
 
-from .nets import HEAD, IMAGE, drift, equal, failure, net, plan, rule
+from .nets import HEAD, IMAGE, LIBRARY, drift, equal, failure, net, plan, rule
 
 ANYWHERE = rule("""rule anywhere(kernel: odd = 3) {
     match   { y = x }                                           where rank(x) == 4
@@ -193,3 +197,86 @@ def test_a_path_is_one_tensor_of_a_pattern(text: str) -> None:
     with pytest.raises(ArchirError) as found:
         rule(text)
     assert found.value.diagnostics[0].code == "A204"
+
+
+# --- operands in either order ---------------------------------------------------------------------
+
+GATED = rule("""rule gated() {
+    match   { g = sigmoid(x)  y = mul(x, g) }
+    replace { y = silu(x) }
+}""")
+SWAPPED = rule("""rule swapped() {
+    match   { y = add(a, relu(b)) }
+    replace { y = add(relu(b), a) |> relu |> relu }
+}""")
+
+
+@pytest.mark.parametrize("product", ["x * g", "g * x"])
+def test_factors_stand_in_either_order(product: str) -> None:
+    graph = net(f"{IMAGE}g = x |> sigmoid\nend = {product}{HEAD}")
+    made = plan(graph, GATED, "end")
+    assert [n.op for n in made.after][1:2] == ["silu"]
+    assert drift(made) < 1e-12
+
+
+@pytest.mark.parametrize("total", ["a + b", "b + a"])
+def test_a_sum_in_another_order_is_the_same_node(total: str) -> None:
+    graph = net(f"{IMAGE}a = x |> relu\nb = x |> c: conv(3, 1)\nend = {total}{HEAD}")
+    made = plan(graph, SWAPPED, "end")
+    assert made.after.node("end").inputs == made.before.node("end").inputs
+
+
+def test_three_summands_stay_in_order() -> None:
+    graph = net(f"{IMAGE}a = x |> relu\nend = add(a, x, x){HEAD}")
+    assert not Planner(graph, STANDARD).sites(SWAPPED)
+
+
+# --- rules of files -------------------------------------------------------------------------------
+
+TWO = """rule one { "a" preserves function in eval match { y = relu(x) } replace { y = relu(x) } }
+rule two { "b" preserves function in eval match { y = relu(x) } replace { y = relu(x) } }"""
+
+
+def test_a_rule_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "some@where" / "mine.rule"
+    file.parent.mkdir()
+    file.write_text(TWO.splitlines()[0])
+    assert find_rule(str(file), LIBRARY, STANDARD).name == "one"
+    file.write_text(TWO)
+    assert find_rule(f"{file}:two", LIBRARY, STANDARD).name == "two"
+    assert find_rule("deepen", LIBRARY, STANDARD) is LIBRARY["deepen"]
+    assert split_site(f"{file}:two@a.relu") == (f"{file}:two", "a.relu")
+    assert split_site(f"{file}@a.relu") == (str(file), "a.relu")
+    assert split_site("deepen@a.relu") == ("deepen", "a.relu")
+    assert split_site("deepen") == ("deepen", "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "says"),
+    [
+        ("mine.rule", "A604", "holds 2 rules: one, two"),
+        ("mine.rule:on", "A604", "no rule `on`"),
+        ("none.rule", "A607", "cannot read"),
+        ("empty.rule", "A604", "holds no rule"),
+        ("depen", "A604", "no rule `depen`"),
+    ],
+)
+def test_no_rule_of_a_file(tmp_path: Path, spec: str, code: str, says: str) -> None:
+    (tmp_path / "mine.rule").write_text(TWO)
+    (tmp_path / "empty.rule").write_text("")
+    with pytest.raises(ArchirError) as found:
+        find_rule(str(tmp_path / spec) if "rule" in spec else spec, LIBRARY, STANDARD)
+    assert found.value.diagnostics[0].code == code
+    assert says in found.value.diagnostics[0].message
+
+
+def test_a_rewrite_by_a_rule_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "skip.rule").write_text(SKIP.text)
+    text = f"version 1\narch test {{\n{BLOCK}\n}}\n"
+    (tmp_path / "net.arch").write_text(text)
+    network = api.load(tmp_path / "net.arch").init(1)
+    made = network.rewrite(f"{tmp_path / 'skip.rule'}:skip", "end", source="d")
+    assert "gate.weight" in (made.weights or {})
+    assert all(f.holds for f in made.verify())
+    made.save(tmp_path / "more.arch")
+    assert all(f.holds for f in api.load(tmp_path / "more.arch").verify())
