@@ -60,6 +60,12 @@ def _mix(k: Arithmetic, a: Array, b: Array, share: float) -> Array:
     return k.add(a, k.multiply(k.subtract(b, a), k.array(share)))
 
 
+def _thinned(k: Arithmetic, x: Array, share: float) -> Array:
+    """What is left where entries are dropped with a probability; only 0 leaves a value."""
+    need(share == 0, "thinned: what is left is random")
+    return x
+
+
 def _each(compute: Callable[[int, int], Any]) -> Callable[..., Any]:
     """Arithmetic of whole numbers, or of one for each spatial axis."""
 
@@ -86,6 +92,7 @@ WINDOWS: Mapping[str, Callable[..., Any]] = {
     "across": _across,
     "channel_mix": _channel_mix,
     "mix": _mix,
+    "thinned": _thinned,
     "volume": lambda k, kernel: math.prod(kernel),
     "plus": _each(lambda a, b: a + b),
     "minus": _each(lambda a, b: a - b),

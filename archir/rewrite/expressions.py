@@ -181,7 +181,7 @@ def _name(expression: t.Name, scope: Scope) -> Result:
 def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result:
     compute, function = _ARITHMETIC[sign]
     if not is_term(a) and not is_term(b):
-        return _safe(compute, (a, b), span)
+        return _each(compute, a, b, span)
     if not function:
         raise error("A211", f"`{sign}` has no meaning for weights", span=span)
     counted = scope.along is not None and isinstance(b, Apply) and b.function == "count"
@@ -189,6 +189,17 @@ def _binary(sign: str, a: Result, b: Result, scope: Scope, span: Span) -> Result
         assert scope.along is not None
         return _apply(f"{function}_along", (a, b, scope.along.axis), span)
     return _apply(function, (a, b), span)
+
+
+def _each(compute: Callable[..., Any], a: Result, b: Result, span: Span) -> Result:
+    """Arithmetic of numbers, or of one number for each spatial axis."""
+    if not isinstance(a, tuple) and not isinstance(b, tuple):
+        return _safe(compute, (a, b), span)
+    count = len(a if isinstance(a, tuple) else b)  # type: ignore[arg-type]
+    sides = [v if isinstance(v, tuple) else (v,) * count for v in (a, b)]
+    if len(sides[0]) != len(sides[1]):
+        raise error("A211", f"{_show(a)} and {_show(b)} are not of one length", span=span)
+    return plain(tuple(_safe(compute, pair, span) for pair in zip(*sides, strict=True)))  # type: ignore[arg-type]
 
 
 def _apply(function: str, args: Iterable[Result], span: Span) -> Apply:
