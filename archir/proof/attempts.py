@@ -20,8 +20,9 @@ from archir.proof.audit import audit_terms
 from archir.proof.axioms import Axioms
 from archir.proof.faithful import untrue, valuation
 from archir.proof.instances import Instances
-from archir.proof.lemmas import Lemma, audit_values, lemmas
+from archir.proof.lemmas import Lemma, audit_values, operator_lemmas, rule_lemmas
 from archir.proof.saturation import Budget, Proof, Prover
+from archir.proof.spelling import Lawbook
 from archir.proof.symbols import UnspokenError
 from archir.proof.terms import Goal, variables
 from archir.proof.translate import goals
@@ -32,93 +33,138 @@ AUDITED = 4
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A goal, and what came of it."""
+
+    goal: str
+    proof: Proof | None
+    """None where there was no time to try it."""
+    conditions: frozenset[str] = frozenset()
+    """What an operator asks of maps for the goal to matter."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """What came of trying to prove a rule, or a part of it."""
 
-    proofs: tuple[Proof, ...] = ()
-    missed: tuple[str, ...] = ()
-    """The goals that were not proved."""
-    late: bool = False
-    """Whether there was no time to try them all."""
+    goals: tuple[Tried, ...] = ()
     reason: str = ""
     """Why none was tried."""
+    able: frozenset[str] = frozenset()
+    """What a rule's maps can be where an operator asks for it."""
     seconds: float = 0.0
 
+    @property
+    def proofs(self) -> list[Proof]:
+        """What was proved."""
+        return [g.proof for g in self.goals if g.proof is not None and g.proof.proved]
 
-def parts(rule: Rule, ops: OpSet) -> list[str]:
-    """The parts of a rule: operators' names, and "" for what belongs to none."""
-    return ["", *ops] if isinstance(rule.body, Reshaping) else [""]
+    @property
+    def missed(self) -> list[str]:
+        """The goals that were not proved."""
+        return [g.goal for g in self.goals if g.proof is None or not g.proof.proved]
+
+    @property
+    def late(self) -> bool:
+        """Whether there was no time to try them all."""
+        return any(g.proof is None for g in self.goals)
+
+    def under(self, able: frozenset[str]) -> Attempt:
+        """What matters for rules whose maps can be this."""
+        return replace(self, goals=tuple(g for g in self.goals if g.conditions <= able))
 
 
-def attempt(
-    rule: Rule,
+def of_rule(
+    among: Instances,
+    axioms: Axioms,
+    mode: Mode,
+    budget: Budget,
+    prover: Prover,
+    *,
+    minimal: bool = True,
+) -> Attempt:
+    """Try to prove a rule; of one over a class, what does not depend on operators.
+
+    Raises:
+        ArchirError: A413, egglog is not installed (exit status 3); A415, the audit refutes a
+            proof.
+    """
+    rule, ops = among.rule, among.ops
+    start = time.perf_counter()
+    book = prover.book(axioms, ops, mode)
+    try:
+        if isinstance(rule.body, Reshaping):
+            needed, able = rule_lemmas(rule)
+            done = _lemmas(needed, ops, mode, book, budget, prover, minimal=minimal)
+            return Attempt(done, able=able, seconds=time.perf_counter() - start)
+        wanted = goals(rule, ops, mode)
+    except UnspokenError as failure:
+        return Attempt(reason=str(failure))
+    answers = prover.prove(wanted, book, budget, minimal=minimal)
+    _audit_goals(among, wanted, answers, mode)
+    done = tuple(Tried(g.name, _short(answers.get(g.name))) for g in wanted)
+    return Attempt(done, seconds=time.perf_counter() - start)
+
+
+def of_operator(
+    name: str,
     ops: OpSet,
     axioms: Axioms,
     mode: Mode,
     budget: Budget,
     prover: Prover,
     *,
-    part: str = "",
     minimal: bool = True,
-    among: Instances | None = None,
 ) -> Attempt:
-    """Try to prove a part of a rule, the whole of one over a pattern.
+    """Try to prove what rules over a class need of an operator: the same for all of them.
 
     Raises:
         ArchirError: A413, egglog is not installed (exit status 3); A415, the audit refutes a
             proof.
     """
     start = time.perf_counter()
-    needed: list[Lemma] = []
-    try:
-        if isinstance(rule.body, Reshaping):
-            some = lemmas(rule, OpSet([ops[part]] if part else []), mode)
-            needed = [lemma for lemma in some if bool(lemma.changes) == bool(part)]
-            wanted = [lemma.goal for lemma in needed]
-        else:
-            wanted = goals(rule, ops, mode)
-    except UnspokenError as failure:
-        return Attempt(reason=str(failure))
-    answers = prover.prove(wanted, prover.book(axioms, ops, mode), budget, minimal=minimal)
-    if isinstance(rule.body, Reshaping):
-        _audit_lemmas(needed, answers, ops, mode, prover)
-    else:
-        _audit_goals(among or Instances(rule, ops), wanted, answers, mode)
-    return Attempt(
-        tuple(replace(answers[g.name], members=()) for g in wanted if g.name in answers),
-        tuple(g.name for g in wanted if g.name not in answers or not answers[g.name].proved),
-        late=len(answers) < len(wanted),
-        seconds=time.perf_counter() - start,
-    )
+    book = prover.book(axioms, ops, mode)
+    key = (name, book, budget.steps, budget.size, minimal)
+    known: Attempt | None = prover.kept.get(key)
+    if known is not None:
+        return replace(known, seconds=0.0)
+    needed = operator_lemmas(OpSet([ops[name]]), mode)
+    done = _lemmas(needed, ops, mode, book, budget, prover, minimal=minimal)
+    made = Attempt(done, seconds=time.perf_counter() - start)
+    if not made.late:
+        prover.kept[key] = made
+    return made
 
 
 def attempts(
-    rule: Rule,
-    ops: OpSet,
+    among: Instances,
     axioms: Axioms,
     mode: Mode,
     budget: Budget,
     prover: Prover,
     *,
     minimal: bool = True,
-    among: Instances | None = None,
 ) -> Iterator[Attempt]:
-    """Try to prove one part of a rule after another, as long as there is time.
+    """Try to prove a rule, one part after another, as long as there is time.
 
     Raises:
         ArchirError: A413, egglog is not installed (exit status 3); A415, the audit refutes a
             proof.
     """
-    left = budget.seconds
-    for part in parts(rule, ops):
-        limits = replace(budget, seconds=left)
-        made = attempt(
-            rule, ops, axioms, mode, limits, prover, part=part, minimal=minimal, among=among
-        )
-        yield made
-        left -= made.seconds
+    made = of_rule(among, axioms, mode, budget, prover, minimal=minimal)
+    yield made
+    left, able = budget.seconds - made.seconds, made.able
+    for name in among.ops if isinstance(among.rule.body, Reshaping) else ():
         if made.late or made.reason:
             return
+        limits = replace(budget, seconds=left)
+        made = of_operator(name, among.ops, axioms, mode, limits, prover, minimal=minimal)
+        yield made.under(able)
+        left -= made.seconds
+
+
+def _short(proof: Proof | None) -> Proof | None:
+    return proof and replace(proof, members=())
 
 
 def why_not(tried: Sequence[Attempt], budget: Budget) -> str:
@@ -150,13 +196,34 @@ def saturated(
         ArchirError: A413, egglog is not installed (exit status 3); A415, the audit refutes a
             proof.
     """
-    own = prover or Prover()
-    try:
-        tried = list(attempts(rule, ops, axioms, mode, budget, own, minimal=minimal))
-    finally:
-        if prover is None:
-            own.close()
-    return [p for one in tried for p in one.proofs], why_not(tried, budget)
+    if prover is None:
+        with Prover() as own:
+            return saturated(rule, ops, axioms, mode, budget, minimal=minimal, prover=own)
+    among = Instances(rule, ops)
+    done = list(attempts(among, axioms, mode, budget, prover, minimal=minimal))
+    return [p for one in done for p in one.proofs], why_not(done, budget)
+
+
+def _lemmas(
+    needed: Sequence[Lemma],
+    ops: OpSet,
+    mode: Mode,
+    book: Lawbook,
+    budget: Budget,
+    prover: Prover,
+    *,
+    minimal: bool,
+) -> tuple[Tried, ...]:
+    answers = prover.prove([m.goal for m in needed], book, budget, minimal=minimal)
+    _audit_lemmas(needed, answers, ops, mode, prover)
+    return tuple(
+        Tried(
+            m.goal.name,
+            _short(answers.get(m.goal.name)),
+            m.conditions if m.changes else frozenset(),
+        )
+        for m in needed
+    )
 
 
 # --- the audit of proofs ------------------------------------------------------------------------
@@ -169,7 +236,7 @@ def _audit_lemmas(
     mode: Mode,
     prover: Prover,
 ) -> None:
-    """The merged terms of every lemma have one value on the samples of its operator."""
+    """The merged terms of every lemma have one value, on the samples of its operator."""
     k = Residues()
     for lemma in needed:
         proof = answers.get(lemma.goal.name)

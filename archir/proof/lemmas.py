@@ -56,18 +56,27 @@ def lemmas(rule: Rule, ops: OpSet, mode: Mode) -> list[Lemma]:
     Raises:
         UnspokenError: what the rule does cannot be said in the prover's terms.
     """
+    own, able = rule_lemmas(rule)
+    return [*own, *(m for m in operator_lemmas(ops, mode) if m.conditions <= able)]
+
+
+def rule_lemmas(rule: Rule) -> tuple[list[Lemma], frozenset[str]]:
+    """The lemmas about a rule alone, and what its maps can be where an operator asks for it.
+
+    Raises:
+        UnspokenError: what the rule does cannot be said in the prover's terms.
+    """
     body = rule.body
     assert isinstance(body, Reshaping)
     steps = [_Step(rule, body, number) for number in range(len(body.steps))]
-    able = set.intersection(*({*MAKERS[step.maker].able} for step in steps))
-    own = [lemma for step in steps for lemma in step.lemmas()]
-    return [*own, *operator_lemmas(ops, mode, frozenset(able))]
+    able = frozenset.intersection(*(frozenset(MAKERS[step.maker].able) for step in steps))
+    return [lemma for step in steps for lemma in step.lemmas()], able
 
 
-def operator_lemmas(ops: OpSet, mode: Mode, able: frozenset[str]) -> list[Lemma]:
+def operator_lemmas(ops: OpSet, mode: Mode) -> list[Lemma]:
     """What each operator makes of related operands and parameters: the same for all rules.
 
-    Names that ask more of a map than a rule's can give are left out: the planner refuses there.
+    A rule needs those whose conditions its maps can meet: the planner refuses it elsewhere.
     """
     found: dict[tuple[object, ...], Lemma] = {}
     names: set[str] = set()
@@ -75,8 +84,6 @@ def operator_lemmas(ops: OpSet, mode: Mode, able: frozenset[str]) -> list[Lemma]
         if mode == "train" and Law.RANDOM_IN_TRAINING in op.laws:
             continue  # the contract in training: no active dropout in the region
         for change in changes(op):
-            if NEEDS.get(change.claim) not in {None, *able}:
-                continue
             for lemma in _related(change, mode):
                 goal = lemma.goal
                 key = (goal.left, goal.right, goal.facts)

@@ -66,8 +66,8 @@ def prove(
         start = time.perf_counter()
         made = first_look(among, mode)
         if made.kind != "refuted":
-            tried = attempts(rule, ops, axioms, mode, limits, prover, minimal=minimal, among=among)
-            made = judged(made, list(tried), among, axioms, limits, tests)
+            done = attempts(among, axioms, mode, limits, prover, minimal=minimal)
+            made = judged(made, list(done), among, axioms, limits, tests)
         found.append(replace(made, seconds=time.perf_counter() - start))
     found += _shape(among, rule, tests)
     return verdict_of_modes(rule, ops, axioms, found)
@@ -195,7 +195,10 @@ def _by_axioms(proofs: Sequence[Proof]) -> tuple[str, ...]:
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for proof in proofs:
         found.setdefault(proof.axioms, {})[proof.goal.split(" without ")[0].split(" (")[0]] = None
-    return tuple(f"{', '.join(axioms)}: {', '.join(names)}" for axioms, names in found.items())
+    return tuple(
+        f"{', '.join(axioms) or 'by definition'}: {', '.join(names)}"
+        for axioms, names in found.items()
+    )
 
 
 def _some(trials: Trials) -> tuple[str, ...]:

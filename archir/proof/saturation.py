@@ -80,6 +80,8 @@ class Prover:
         self._books: dict[tuple[int, int, Mode], tuple[Axioms, OpSet, Lawbook]] = {}
         self.audited: set[Any] = set()
         """What of the proofs has been audited."""
+        self.kept: dict[Any, Any] = {}
+        """What came of goals that belong to no rule."""
 
     def __enter__(self) -> Self:
         return self
