@@ -41,13 +41,11 @@ from archir.proof.terms import (
 )
 from archir.proof.vocabulary import (
     CHANNELWISE,
-    CONDITIONS,
     FOLDED,
     MERGING,
     MOVING,
     PROOF_FUNCTIONS,
     RELATIONS,
-    SCALING,
     layout,
 )
 from archir.rewrite.library import GROUP
@@ -61,8 +59,6 @@ FAMILIES = (
     "channelwise",
     "moving",
     "merging",
-    "scaling",
-    "condition",
     *CLAIMS,
 )
 _INFIX = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
@@ -142,8 +138,6 @@ def members(family: str, ops: OpSet, modes: Sequence[Mode]) -> list[str]:
         "channelwise": CHANNELWISE,
         "moving": MOVING,
         "merging": MERGING,
-        "scaling": SCALING,
-        "condition": tuple(CONDITIONS),
     }
     if family in fixed:
         return list(fixed[family])

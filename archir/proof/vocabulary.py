@@ -317,8 +317,7 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 CHANNELWISE = tuple(name for name in PROOF_FUNCTIONS if name.startswith("channel_"))
 MOVING = ("take", "place")
 MERGING = ("first", "fibre_sum")
-SCALING = ("divide_along", "multiply_along")
-"""Weight functions that act along one axis: with a map, with a vector."""
+"""Weight functions that act along one axis with a map: entry by entry, several onto one."""
 
 
 # --- relations ------------------------------------------------------------------------------
