@@ -343,7 +343,7 @@ class _Drawing:
         """The sizes that a map must have, read off the tensors that the left side applies it to."""
         ends: dict[str, int | None] = {"source": None, "length": None}
         for part in parts(self.law.left):
-            if not isinstance(part, Application) or len(part.args) != 3:
+            if not isinstance(part, Application) or len(part.args) < 3:
                 continue
             if part.args[1] not in (Variable(name), apply("count", Variable(name))):
                 continue
@@ -351,7 +351,8 @@ class _Drawing:
                 world = World(self.k, "eval", self.ops, self.found)
                 x, axis = evaluate(part.args[0], world), evaluate(part.args[2], world)
                 if isinstance(x, np.ndarray) and -x.ndim <= axis < x.ndim:
-                    ends["source" if part.head == "take" else "length"] = int(x.shape[axis])
+                    end = "source" if part.head in ("take", "share_out") else "length"
+                    ends[end] = int(x.shape[axis])
         return ends
 
     # --- attributes and parameters that the axiom leaves open ---------------------------------
