@@ -46,10 +46,10 @@ def _across(k: Arithmetic, x: Array, w: Array) -> Array:
     return y.reshape(x.shape[0], w.shape[0], *x.shape[2:])
 
 
-def _channel_mix(k: Arithmetic, a: Array, b: Array, v: Array) -> Array:
+def _mix_by_channel(k: Arithmetic, a: Array, b: Array, v: Array) -> Array:
     """Of each channel the share 1 - v of the one and v of the other."""
-    need(a.shape == b.shape and a.ndim > 1, "channel_mix: two tensors of one shape")
-    need(v.shape in ((1,), (a.shape[1],)), "channel_mix: a vector of the channels")
+    need(a.shape == b.shape and a.ndim > 1, "mix_by_channel: two tensors of one shape")
+    need(v.shape in ((1,), (a.shape[1],)), "mix_by_channel: a vector of the channels")
     share = v.reshape(-1, *(1,) * (a.ndim - 2))
     return k.add(a, k.multiply(k.subtract(b, a), share))
 
@@ -90,7 +90,7 @@ WINDOWS: Mapping[str, Callable[..., Any]] = {
     "correlate": _correlate,
     "window_sum": _window_sum,
     "across": _across,
-    "channel_mix": _channel_mix,
+    "mix_by_channel": _mix_by_channel,
     "mix": _mix,
     "thinned": _thinned,
     "volume": lambda k, kernel: math.prod(kernel),
