@@ -14,6 +14,7 @@ from archir.diag import ArchirError, Diagnostic, Source, Span
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
 from archir.ops.record import Mode, OpSet
+from archir.rewrite.maps import MAKERS
 from archir.rewrite.names import Names
 from archir.rewrite.pattern import PatternReader
 from archir.rewrite.rule import (
@@ -163,6 +164,10 @@ class _RuleReader:
         )
         body = self._body(parts, steps, label)
         contract = self._contract(parts, label.span)
+        assumed = self._assumed(parts, steps[0], contract)
+        contract = replace(
+            contract, unread=assumed.get("unread", ""), repeated=assumed.get("repeated", "")
+        )
         exact = bool(contract.function)
         plain = [p.name for p in parameters if p.kind != "path"]
         paths = [p.name for p in parameters if p.kind == "path"]
@@ -285,27 +290,39 @@ class _RuleReader:
                 span,
                 "say what it preserves: `preserves function in eval, train` or `preserves shape`",
             )
-        assumed: dict[str, str] = {}
-        for clause in parts.get("assumes", []):
-            what, given_map = (self.reader.ident(c) for c in clause.children)
-            lets = [self.reader.statement(c) for c in parts.get("let", [])]
-            names = [s.name.text for s in lets if isinstance(s, t.Let)]
-            if what.text not in ASSUMED or given_map.text not in names or not modes:
-                self.complain(
-                    "A205",
-                    "a rule over a class that preserves the function may assume `unread(g)` or "
-                    "`repeated(g)`, g being its map",
-                    what.span,
-                )
-            else:
-                assumed[what.text] = given_map.text
         claims = [[str(c) for c in clause.children] for clause in parts.get("claim", [])]
         falls, kept = (
             tuple(cost for cost, bound in claims if bound == wanted)
             for wanted in ("decreases", "kept")
         )
         known: tuple[Mode, ...] = ("eval", "train")
-        return Contract(tuple(m for m in known if m in modes), shape, falls, kept, **assumed)
+        return Contract(tuple(m for m in known if m in modes), shape, falls, kept)
+
+    def _assumed(self, parts: Clauses, step: Clauses, contract: Contract) -> dict[str, str]:
+        """What a rule over a class assumes of the map of its first step."""
+        lets = [self.reader.statement(c) for c in step.get("let", [])]
+        made = {
+            let.name.text: MAKERS[let.value.callee.text]
+            for let in lets
+            if isinstance(let, t.Let)
+            and isinstance(let.value, t.Call)
+            and let.value.callee.text in MAKERS
+        }
+        found: dict[str, str] = {}
+        for clause in parts.get("assumes", []):
+            what, given = (self.reader.ident(c) for c in clause.children)
+            maker = made.get(given.text)
+            fits = maker is not None and maker.grows == (what.text == "repeated")
+            if what.text not in ASSUMED or not fits or not contract.function:
+                self.complain(
+                    "A205",
+                    "a rule over a class that preserves the function may assume `unread(g)`, "
+                    "where g takes some channels, or `repeated(g)`, where it merges some",
+                    what.span,
+                )
+            else:
+                found[what.text] = given.text
+        return found
 
     def _body(
         self, parts: Clauses, steps: Sequence[Clauses], label: t.Ident
