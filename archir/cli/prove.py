@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -14,31 +16,56 @@ from archir.cli.common import command as make
 from archir.diag import error
 from archir.ops import installed_ops
 from archir.ops.record import OpSet
-from archir.proof.saturation import Prover
-from archir.proof.verdict import FILE, Verdict, document_of, shipped
+from archir.proof.verdict import FILE, Kind, Verdict, document_of, shipped
 from archir.rewrite.library import installed, read_rule_file
 from archir.rewrite.rule import Rule
 
 BUILTIN = "archir"
 
 
-def prove(names: tuple[str, ...], *, cache: bool, write: bool, seconds: float) -> Report:
+MOST_JOBS = 8
+
+
+def prove(
+    names: tuple[str, ...], *, cache: bool, write: bool, seconds: float, jobs: int | None
+) -> Report:
     """Prove rules of the library, or those of .rule files.
 
     Without names, all of the library. Proved: for every size, from the axioms. Tested: equal on
     so many small networks, in exact arithmetic. Refuted: a small network shows it. The rules that
     archir ships carry their verdicts; --no-cache proves them again, which needs egglog.
     """
+    start = time.perf_counter()
     ops = installed_ops()
-    with Prover() as prover:
-        verdicts = [
-            _verdict(rule, ops, cache=cache and not write, seconds=seconds, prover=prover)
-            for rule in _chosen(names, ops)
-        ]
+    rules = _chosen(names, ops)
+    known = {r.hash: shipped(r) for r in rules} if cache and not write else {}
+    wanted = [rule for rule in rules if known.get(rule.hash) is None]
+    new = iter(_proved(wanted, ops, seconds, jobs) if wanted else [])
+    verdicts = [known.get(rule.hash) or next(new) for rule in rules]
     if write:
         _write(verdicts, ops)
-    status = 1 if any(v.kind == "refuted" for v in verdicts) else 0
-    return Report({"verdicts": [v.to_json() for v in verdicts]}, _text(verdicts), status)
+    kinds = {kind: sum(v.kind == kind for v in verdicts) for kind in get_args(Kind)}
+    summary = {**kinds, "seconds": round(time.perf_counter() - start, 2)}
+    status = 1 if kinds["refuted"] else 0
+    data = {"verdicts": [v.to_json() for v in verdicts], "summary": summary}
+    return Report(data, _text(verdicts, summary), status)
+
+
+def _proved(rules: Sequence[Rule], ops: OpSet, seconds: float, jobs: int | None) -> list[Verdict]:
+    from archir.proof.axioms import installed_axioms
+    from archir.proof.many import prove_all
+    from archir.proof.pool import cores
+    from archir.proof.saturation import Budget
+
+    with options.progress("proving") as progress:
+        return prove_all(
+            rules,
+            ops,
+            installed_axioms(),
+            budget=Budget(seconds=seconds),
+            jobs=jobs or min(cores(), MOST_JOBS),
+            progress=progress,
+        )
 
 
 def _chosen(names: Sequence[str], ops: OpSet) -> list[Rule]:
@@ -52,18 +79,6 @@ def _chosen(names: Sequence[str], ops: OpSet) -> list[Rule]:
         else:
             rules.append(library.find(name))
     return rules
-
-
-def _verdict(rule: Rule, ops: OpSet, *, cache: bool, seconds: float, prover: Prover) -> Verdict:
-    found = shipped(rule) if cache else None
-    if found is not None:
-        return found
-    from archir.proof.axioms import installed_axioms
-    from archir.proof.prove import prove as proved
-    from archir.proof.saturation import Budget
-
-    with options.spinner(f"proving {rule.name}"):
-        return proved(rule, ops, installed_axioms(), budget=Budget(seconds=seconds), prover=prover)
 
 
 def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:
@@ -80,7 +95,7 @@ def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:
         temporary.write_text(document_of(kept), encoding="utf-8")
 
 
-def _text(verdicts: Sequence[Verdict]) -> str:
+def _text(verdicts: Sequence[Verdict], summary: Mapping[str, float]) -> str:
     rows = []
     notes: list[str] = []
     for verdict in verdicts:
@@ -94,7 +109,10 @@ def _text(verdicts: Sequence[Verdict]) -> str:
                 )
             notes += [f"{verdict.rule}: note: {m}" for m in held.misfits[:1]]
     headers = ("rule", "mode", "verdict", "axioms or reason", "seconds")
-    return "\n\n".join([options.table(headers, rows, right=(4,)), *dict.fromkeys(notes)])
+    counts = ", ".join(f"{summary[k]} {k}" for k in get_args(Kind) if summary[k]) or "no rules"
+    last = f"{counts}; {summary['seconds']:.1f} s"
+    table = options.table(headers, rows, right=(4,))
+    return "\n\n".join([table, *dict.fromkeys(notes), last])
 
 
 def _list(axioms: Sequence[str]) -> str:
@@ -109,6 +127,9 @@ command = make(
     click.option("--write", is_flag=True, help="Renew the shipped verdicts (for maintainers)."),
     click.option(
         "--seconds", default=60.0, show_default=True, help="For each proof, until it is given up."
+    ),
+    click.option(
+        "--jobs", type=click.IntRange(1), help="Processes at once; else one for each core."
     ),
     example="archir prove my.rule",
 )(prove)

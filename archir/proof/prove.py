@@ -69,7 +69,7 @@ def prove(
             done = attempts(among, axioms, mode, limits, prover, minimal=minimal)
             made = judged(made, list(done), among, axioms, limits, tests)
         found.append(replace(made, seconds=time.perf_counter() - start))
-    found += _shape(among, rule, tests)
+    found += shape_verdict(among, tests)
     return verdict_of_modes(rule, ops, axioms, found)
 
 
@@ -79,17 +79,8 @@ def tried(rule: Rule, ops: OpSet, *, count: int = TESTED) -> Verdict:
     found = [
         without_proof(among, m, count, "no proof was looked for") for m in rule.contract.function
     ]
-    found += _shape(among, rule, count)
+    found += shape_verdict(among, count)
     return Verdict(rule.name, rule.hash, Axioms(()).hash_of(()), (), "", tuple(found))
-
-
-def _shape(among: Instances, rule: Rule, count: int) -> list[ModeVerdict]:
-    """The verdict on shapes and costs; of a rule that keeps the function, only what is wrong."""
-    if rule.contract.shape:
-        return [without_proof(among, "shape", count)]
-    claims = (*rule.contract.decreases, *rule.contract.keeps)
-    look = first_look(among, "shape") if claims else None
-    return [look] if look is not None and look.kind == "refuted" else []
 
 
 def quickly_refuted(rule: Rule, ops: OpSet, aspect: Aspect) -> ModeVerdict | None:
@@ -174,6 +165,15 @@ def without_proof(among: Instances, mode: Aspect, tests: int, reason: str = "") 
         none = "no small network could be made on which to try it"
         found = ModeVerdict(mode, "unknown", reason=f"{reason}; {none}" if reason else none)
     return replace(found, seconds=time.perf_counter() - start)
+
+
+def shape_verdict(among: Instances, tests: int = TESTED) -> list[ModeVerdict]:
+    """The verdict on shapes and costs; of a rule that keeps the function, only what is wrong."""
+    contract = among.rule.contract
+    if contract.shape:
+        return [without_proof(among, "shape", tests)]
+    look = first_look(among, "shape") if contract.decreases or contract.keeps else None
+    return [look] if look is not None and look.kind == "refuted" else []
 
 
 def verdict_of_modes(

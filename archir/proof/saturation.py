@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import IO, Any, Self
+from typing import IO, Any, Self, get_args
 
 from archir.diag import UNSUPPORTED, ArchirError, Diagnostic
 from archir.ops.record import Mode, OpSet
@@ -98,9 +98,12 @@ class Prover:
     def book(self, axioms: Axioms, ops: OpSet, mode: Mode) -> Lawbook:
         """The laws that hold in a mode, for some operators."""
         key = (id(axioms), id(ops), mode)
-        if key not in self._books:  # what the key stands for is kept, so that it stays the same
-            laws = [law for law in axioms.laws(ops) if mode in law.modes]
-            self._books[key] = (axioms, ops, Lawbook(laws))
+        if key not in self._books:
+            laws = axioms.laws(ops)
+            for held in get_args(Mode):
+                book = Lawbook([law for law in laws if held in law.modes])
+                # What the key stands for is kept, so that it goes on standing for it.
+                self._books[id(axioms), id(ops), held] = (axioms, ops, book)
         return self._books[key][2]
 
     def prove(
