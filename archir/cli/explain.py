@@ -110,11 +110,10 @@ def _rule(
     from archir.render import render
     from archir.rewrite.explain import describe
     from archir.rewrite.library import find_rule
-    from archir.rewrite.sites import Planner
 
     ops = installed_ops()
     rule = find_rule(name, library(ops, rule_files), ops)
-    planner = Planner(options.program(file, param).graph, ops)
+    planner = options.planner(file, param, [rule])
     if at is None:
         at = planner.choose(rule, None, 0)[0]
     arguments = parse_settings(settings, "--set")

@@ -20,6 +20,8 @@ from archir.ops import installed_ops
 
 if TYPE_CHECKING:
     from archir.api import Network
+    from archir.rewrite.rule import Rule
+    from archir.rewrite.sites import Planner
 
 
 file = click.argument("file", type=click.Path(dir_okay=False))
@@ -59,6 +61,21 @@ def program(path: str, pairs: Sequence[str]) -> Program:
     if chosen is None:
         chosen = certified_params(Path(path))
     return load_program(read_source(path), installed_ops(), chosen)
+
+
+def planner(path: str, pairs: Sequence[str], rules: Sequence[Rule]) -> Planner:
+    """A planner for a network's text; with its weights where one of the rules looks at them."""
+    from archir.rewrite.class_rules import reads_weights
+    from archir.rewrite.sites import Planner
+    from archir.weights.store import check_weights, load_weights
+
+    graph = program(path, pairs).graph
+    beside = Path(path).with_suffix(".safetensors")
+    tensors = None
+    if any(reads_weights(rule) for rule in rules) and beside.is_file():
+        tensors = load_weights(beside)
+        check_weights(graph, tensors)
+    return Planner(graph, installed_ops(), tensors)
 
 
 def certified_params(path: Path) -> Mapping[str, AttrValue]:

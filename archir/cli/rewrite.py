@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from archir.cli import options
-from archir.cli.common import Report, parse_settings
+from archir.cli.common import Report, parse_settings, setting
 from archir.cli.common import command as make
 from archir.cli.options import human
 from archir.diag import error
@@ -18,6 +19,7 @@ from archir.ir.types import AttrValue
 
 if TYPE_CHECKING:
     from archir.api import Application, Calibration, Network, Rewritten
+    from archir.proof.refit import Recovery
 
 CALIBRATION_IMAGES = 1024
 
@@ -80,6 +82,7 @@ def rewrite(
     settings: tuple[str, ...],
     seed: int,
     calibrate: str | None,
+    refit: bool,
     max_params: int | None,
     max_macs: int | None,
     dry_run: bool,
@@ -99,6 +102,8 @@ def rewrite(
     from archir.api import check_output
     from archir.api import rewrite as apply
 
+    if refit and calibrate is None:
+        raise error("A609", "--refit needs data to fit to", hint="--calibrate DATA")
     if output is None and not dry_run:
         raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
     if output is not None and not dry_run:
@@ -106,22 +111,28 @@ def rewrite(
     network = options.network(file, param, weights=weights, init=init, rules=rule_files)
     data = calibration_of(network, calibrate, seed) if calibrate else None
     limits = {"params": max_params, "macs": max_macs}
+    chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
+    fits: tuple[Recovery, ...] = ()
     with options.spinner("rewriting") as report:
-        done = apply(
-            network,
-            _applications(network, rule, script, at, parse_settings(settings, "--set")),
-            seed=seed,
-            calibration=data,
-            limits={name: most for name, most in limits.items() if most is not None},
-            unproved=unproved,
-            report=report,
-        )
+        how: dict[str, Any] = {
+            "seed": seed,
+            "limits": {name: most for name, most in limits.items() if most is not None},
+            "unproved": unproved,
+            "report": report,
+        }
+        if refit and data is not None:
+            from archir.refitting import rewrite_and_refit
+
+            refitted = rewrite_and_refit(network, chosen, data, **how)
+            done, fits = refitted.rewritten, refitted.fits
+        else:
+            done = apply(network, chosen, calibration=data, **how)
         written = None
         if output is not None and not dry_run:
             report("writing")
             written = done.network.save(output, force=force)
     diff = _diff(network.text, done.network.text, file, output or file)
-    return Report(_data(done, diff, written), _text(done, diff, written, dry_run))
+    return Report(_data(done, fits, diff, written), _text(done, fits, diff, written, dry_run))
 
 
 def _diff(a: str, b: str, old: str, new: str) -> list[str]:
@@ -132,7 +143,9 @@ def _changed(diff: list[str]) -> int:
     return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in diff)
 
 
-def _data(done: Rewritten, diff: list[str], written: Path | None) -> dict[str, Any]:
+def _data(
+    done: Rewritten, fits: Sequence[Recovery], diff: list[str], written: Path | None
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     uses = []
@@ -153,15 +166,18 @@ def _data(done: Rewritten, diff: list[str], written: Path | None) -> dict[str, A
         "macs": [done.before.macs, done.after.macs],
         "diff": diff,
         "changed_lines": _changed(diff),
+        "refit": [{**asdict(fit), "recovered": fit.recovered} for fit in fits],
     }
 
 
-def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool) -> str:
+def _text(
+    done: Rewritten, fits: Sequence[Recovery], diff: list[str], written: Path | None, dry_run: bool
+) -> str:
     lines = []
     for use in done.uses:
         kind = (use.verdict or {}).get("kind", "no verdict")
         modes = ", ".join(c.mode for c in use.checks)
-        settings = " ".join(f"{k}={v}" for k, v in use.plan.arguments.items())
+        settings = " ".join(f"{k}={setting(v)}" for k, v in use.plan.arguments.items())
         lines.append(f"{use.plan.rule.name}@{use.plan.site} {settings}".rstrip())
         checked = f"equal in {use.checks[0].field} in {modes}" if use.checks else "shape only"
         lines.append(f"  rule {kind}; this use {checked}")
@@ -175,6 +191,7 @@ def _text(done: Rewritten, diff: list[str], written: Path | None, dry_run: bool)
             lines.append(
                 f"  statistics of {use.calibration['count']} images of {use.calibration['data']}"
             )
+    lines += [f"  {fit.text()}" for fit in fits]
     if done.drift is not None:
         lines.append(
             f"drift max|a-b|/max|a| = {done.drift.value:.1e} ({done.drift.engine}, float32)"
@@ -217,6 +234,11 @@ command = make(
     ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),
+    click.option(
+        "--refit",
+        is_flag=True,
+        help="Fit the last layer of each replacement to that data, in closed form.",
+    ),
     click.option("--max-params", type=int, help="Refuse a result with more parameters."),
     click.option("--max-macs", type=int, help="Refuse a result with more MACs."),
     click.option("--dry-run", is_flag=True, help="Check everything, show the diff, write nothing."),

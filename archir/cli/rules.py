@@ -14,7 +14,7 @@ from archir.ir.graph import Graph
 from archir.ops import installed_ops
 from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.rule import Rule
-from archir.rewrite.sites import Planner, Site
+from archir.rewrite.sites import Site
 
 
 def rule_facts(rule: Rule) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def rules(
     chosen = [find_rule(rule, library, ops)] if rule else list(library.values())
     if file is None:
         return _list(chosen)
-    planner = Planner(options.program(file, param).graph, ops)
+    planner = options.planner(file, param, chosen)
     sites = [site for one in chosen for site in planner.sites(one)]
     data = {
         "file": file,

@@ -168,10 +168,10 @@ def equal(held: AxisClass, weights: Mapping[str, Array]) -> Indices:
             text = f"the class of {held.name} stands twice on one axis of {member.path}"
             raise error("A302", text, node=member.node)
         owner = np.max(places, axis=0)
-        rows = np.moveaxis(weights[member.path], member.axis, 0)
-        rows = rows.reshape(len(rows), -1) + 0  # -0 is 0
-        for j, digest in enumerate(digests):
-            digest.update(rows[owner == j].tobytes())
+        there = np.argsort(owner, kind="stable")[(owner < 0).sum() :].reshape(held.size, -1)
+        rows = np.moveaxis(weights[member.path], member.axis, 0) + 0  # -0 is 0
+        for own, digest in zip(there, digests, strict=True):
+            digest.update(rows[own].tobytes())
     numbers: dict[bytes, int] = {}
     found = [numbers.setdefault(d.digest(), len(numbers)) for d in digests]
     return np.asarray(found, np.int64)
