@@ -21,13 +21,15 @@ Steps = tuple[int, ...]
 
 
 def _correlate(
-    k: Arithmetic, x: Array, w: Array, stride: Steps, dilation: Steps, groups: int
+    k: Arithmetic, x: Array, w: Array, stride: Steps | int, dilation: Steps | int, groups: int
 ) -> Array:
-    """A convolution of what is there: no padding, no bias."""
+    """A convolution of what is there: no padding, no bias. One step may stand for all axes."""
     need(x.ndim == w.ndim and x.shape[1] == groups * w.shape[1], "correlate: channels")
     need(w.shape[0] % groups == 0, "correlate: groups")
     attrs: dict[str, AttrValue] = {"kernel": w.shape[2:], "padding": (0,) * (w.ndim - 2)}
-    attrs |= {"stride": stride, "dilation": dilation, "groups": groups}
+    for name, steps in (("stride", stride), ("dilation", dilation)):
+        attrs[name] = steps if isinstance(steps, tuple) else (steps,) * (w.ndim - 2)
+    attrs["groups"] = groups
     (result,) = CONV.reference(k, (x,), {"weight": w}, attrs, "eval")
     return result
 
