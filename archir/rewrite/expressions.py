@@ -199,7 +199,7 @@ def _each(compute: Callable[..., Any], a: Result, b: Result, span: Span) -> Resu
     sides = [v if isinstance(v, tuple) else (v,) * count for v in (a, b)]
     if len(sides[0]) != len(sides[1]):
         raise error("A211", f"{_show(a)} and {_show(b)} are not of one length", span=span)
-    return plain(tuple(_safe(compute, pair, span) for pair in zip(*sides, strict=True)))  # type: ignore[arg-type]
+    return plain(tuple(_safe(compute, pair, span) for pair in zip(*sides, strict=True)))
 
 
 def _apply(function: str, args: Iterable[Result], span: Span) -> Apply:
