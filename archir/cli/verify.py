@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from archir.cli import options
 from archir.cli.common import Report
@@ -14,14 +16,17 @@ from archir.diag import CHECK_FAILED, ArchirError
 from archir.files import read_source
 
 if TYPE_CHECKING:
+    from archir.api import Network
+    from archir.ops.arithmetic import Array
     from archir.proof.replay import Finding
 
 
-def verify(file: str, weights: str | None) -> Report:
+def verify(file: str, weights: str | None, calibrate: str | None) -> Report:
     """Check a network's certificate and replay its steps.
 
     Text, graph, names and weights are compared by hash; initialisations and rewrites are done
-    again and must come out bit for bit; training is attested by hashes and reported as that.
+    again and must come out bit for bit; training is attested by hashes and reported as that, and
+    so are fits to data, unless --calibrate gives the data to do them again.
     """
     from archir.api import certificate_path, load, weights_path
     from archir.proof.certificate import read_certificate
@@ -37,10 +42,28 @@ def verify(file: str, weights: str | None) -> Report:
         return _report(file, [Finding("network", "reading", holds=False, detail=found)])
     with options.spinner("verifying") as report:
         findings = network.verify(report)
+        if calibrate is not None and all(f.holds for f in findings):
+            findings += _fits(network, calibrate, report)
     if network.weights is not None and weights is None:
         fine = is_untouched(weights_path(Path(file)))
         findings.append(Finding("header of the weights", "hash", holds=fine))
     return _report(file, findings)
+
+
+def _fits(network: Network, name: str, report: Callable[[str], None]) -> list[Finding]:
+    """The fits of a certificate, done again."""
+    from archir.refitting import replayed
+    from archir.train.data import calibration_batch, check_fits, load_data
+
+    dataset = load_data(name)
+    check_fits(network.graph, dataset)
+
+    def batch(count: int, seed: int) -> dict[str, Array]:
+        report(f"a fit to {count} images of {name}")
+        images = calibration_batch(dataset, count, seed, network.graph)
+        return {network.graph.inputs[0]: images}
+
+    return replayed(network, batch)
 
 
 def _report(file: str, findings: Sequence[Finding]) -> Report:
@@ -52,4 +75,10 @@ def _report(file: str, findings: Sequence[Finding]) -> Report:
     return Report(data, text, 0 if good else CHECK_FAILED)
 
 
-command = make("verify", options.file, options.weights, example="archir verify deeper.arch")(verify)
+command = make(
+    "verify",
+    options.file,
+    options.weights,
+    click.option("--calibrate", metavar="DATA", help="Do the fits to this data again."),
+    example="archir verify deeper.arch",
+)(verify)

@@ -12,13 +12,13 @@ they now read before that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from archir.ir.graph import Graph, Node, Value
+from archir.ir.graph import Node, Value
 from archir.ops.arithmetic import Array, Floating
 from archir.ops.evaluate import run
 from archir.ops.record import OpSet
@@ -422,8 +422,3 @@ def _narrow(array: Array) -> Array:
 
 def _name(layer: _Layer | str) -> str:
     return layer.name if isinstance(layer, _Layer) else ""
-
-
-Loader = Callable[[Mapping[str, object]], Mapping[str, Array] | None]
-"""Finds the calibration data that the facts of a step name; None where they are not at hand."""
-__all__ = ["Graph", "Loader", "Recovery", "refit"]
