@@ -11,7 +11,6 @@ from archir.weights.record import (
     Gradient,
     Shape,
     WeightFunction,
-    axis_of,
     moved,
     need,
     whole,
@@ -75,23 +74,22 @@ def _undilate(k: Arithmetic, w: Array, steps: Amount) -> Array:
 # --- channels -------------------------------------------------------------------------------
 
 
-def _tile_shape(w: Shape, times: int, axis: int) -> Shape:
-    axis = axis_of("tile", w, axis)
+def _tile_shape(w: Shape, times: int) -> Shape:
     whole("tile", times)
-    need(times > 0, f"tile: {times} copies")
-    return (*w[:axis], w[axis] * times, *w[axis + 1 :])
+    need(len(w) > 0 and times > 0, f"tile: {times} copies of {w}")
+    return (w[0] * times, *w[1:])
 
 
-def _tile(k: Arithmetic, w: Array, times: int, axis: int) -> Array:
-    return np.concatenate((w,) * times, axis=axis)
+def _tile(k: Arithmetic, w: Array, times: int) -> Array:
+    return np.concatenate((w,) * times)
 
 
 def _tile_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
     """Each of n copies gets the n-th part."""
     if moments[0] is None:
         return None
-    _, times, axis = args
-    return Apply("divide", (Apply("tile", (moments[0], times, axis)), times ** (1 + squared)))
+    times = args[1]
+    return Apply("divide", (Apply("tile", (moments[0], times)), times ** (1 + squared)))
 
 
 def _blocks_shape(w: Shape, groups: int) -> Shape:
@@ -208,8 +206,8 @@ KERNELS = (
     ),
     WeightFunction(
         "tile",
-        "tile(w, times, axis)",
-        "Copies of a tensor side by side along an axis.",
+        "tile(w, times)",
+        "Copies of a tensor side by side along its first axis.",
         1,
         _tile_shape,
         _tile,
