@@ -120,7 +120,7 @@ def test_norms_and_readers_by_heads() -> None:
     """The channels of a class among others on one axis."""
     graph = net(
         "input x: f32[N, 5, 8]\nqkv = x |> linear(24)\nq, k, v = chunk(qkv, 3, axis = -1)\n"
-        "proj = attention(q, k, v, heads = 4) |> linear(8)\noutput y = proj"
+        "s = attention(q, k, v, heads = 4)\nproj = s |> linear(8)\noutput y = proj"
     )
     held = weights(graph)
     planner = Planner(graph, STANDARD, held)
