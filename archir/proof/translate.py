@@ -276,7 +276,10 @@ class _Translation:
 
     def _operand(self, operand: PatternOperand, side: _Side) -> Formula:
         if operand.node is not None:
-            return side.uses[operand.node].outputs[operand.port]
+            outputs = side.uses[operand.node].outputs
+            if operand.port >= len(outputs):
+                raise UnspokenError(f"how many results `{operand.node}` has")
+            return outputs[operand.port]
         assert operand.variable is not None
         term = Variable(f"tensor {operand.variable}")
         self.symbols.tensors.setdefault(operand.variable, term)

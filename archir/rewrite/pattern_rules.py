@@ -126,8 +126,8 @@ def _make(
             raise
         raise _misfit(rule, match.root, failure.diagnostics[0].message) from None
     own = match.nodes.get(pattern.name)
-    same = own is not None and own.op == pattern.op and _reads(own, inputs, ops[own.op])
-    if own is not None and same and _says(own, stated):
+    alike = own is not None and own.op == pattern.op and _reads(own, inputs, ops[own.op])
+    if own is not None and alike and not _grown(inputs, build, graph) and _says(own, stated):
         _keep(pattern, own, build)
         return
     old = own if own is not None and own.op == pattern.op else None
@@ -148,6 +148,11 @@ def _make(
     build.made[pattern.name] = made
     build.types.update({Value(made.name, p): type_ for p, type_ in enumerate(made.types)})
     scope.made = {**scope.made, pattern.name: attrs}
+
+
+def _grown(inputs: tuple[Value, ...], build: _Build, graph: Graph) -> bool:
+    """Whether something that a matched node reads has another type now."""
+    return any(v in build.types and build.types[v] != graph.type_of(v) for v in inputs)
 
 
 def _keep(pattern: PatternNode, node: Node, build: _Build) -> None:
