@@ -222,6 +222,8 @@ USES: Mapping[str, tuple[str, str, Mapping[str, Any], set[str], Made]] = {
     ),
     "deepen.gated": (PLAIN, "a", {}, BOTH, lambda w: {"end.gate": np.zeros(1)}),
     "squeeze_excite.insert": (PLAIN, "r", {}, BOTH, lambda w: {"end.gate": np.zeros(1)}),
+    "scale.insert": (PLAIN, "a", {}, BOTH, lambda w: {"end.scale": np.ones((4, 1, 1))}),
+    "scale.insert.last": (FLAT, "a", {}, BOTH, lambda w: {"scale": np.ones(4)}),
     "dropout.insert": (PLAIN, "r", {"p": 0.3}, {"eval"}, lambda w: {}),
     "remove.dropout": (
         PLAIN.replace("r: relu", "r: relu |> dropout(0.3)"),
@@ -329,6 +331,8 @@ EXAMPLES = (
     ("deepen.residual.linear", "vit_tiny", "blocks.5.mlp.fc2"),
     ("deepen.gated", "densenet_bc_40_12", "denseblock2.3.norm1"),
     ("squeeze_excite.insert", "resnet20", "stage2.1.bn2"),
+    ("scale.insert", "mobilenet_v2", "features.9.conv.3"),
+    ("scale.insert.last", "vit_tiny", "blocks.5.mlp.fc2"),
     ("dropout.insert", "resnet20", "global_avg_pool"),
     ("remove.dropout", "mobilenet_v2", "classifier.0"),
     ("remove.stochastic_depth", "efficientnet_b0", "features.5.1.stochastic_depth"),
