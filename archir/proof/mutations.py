@@ -9,17 +9,17 @@ that only say which sizes are asked for. They never look at a verdict.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 from lark import Token, Tree
 
 from archir.diag import Source, Span
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
-from archir.ops.record import Kind, Law, Op, OpSet
-from archir.rewrite.expressions import text_of
-from archir.rewrite.rule import Pattern, PatternNode, Rewriting, Rule
+from archir.ops.record import REQUIRED, Kind, Law, Op, OpSet
+from archir.proof.zeros import hidden, is_zero
+from archir.rewrite.rule import Pattern, PatternNode, Rewriting
 from archir.rewrite.rulefile import parse_rules, parser
 from archir.weights.functions import FUNCTIONS
 
@@ -45,8 +45,6 @@ ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu",
 ANOTHER = {"relu": "tanh", "tanh": "sigmoid"}
 """What an activation is exchanged for: none that the first one makes equal; else `relu`."""
 OPPOSITE = {"/": "*", "*": "/", "+": "-", "-": "+"}
-REVERSED = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-MIRRORED = {"<": ">", ">": "<", "<=": ">", ">=": "<"}
 EXCHANGED = {
     "zeros": "ones",
     "ones": "zeros",
@@ -58,18 +56,16 @@ EXCHANGED = {
     "embed": "replicate",
 }
 """Functions that take the same arguments and mean something else."""
-MOVES = ("transpose", "reshape", "pad", "take", "place", "slice", "concat", "sqrt")
+MOVES = ("transpose", "reshape", "pad", "take", "place", "slice", "concat")
 """Functions whose first argument can stand alone."""
-SCALABLE = (
-    "conv",
-    "conv_transpose",
-    "linear",
-    "batch_norm",
-    "layer_norm",
-    "rms_norm",
-    "group_norm",
-)
-"""Operators whose result does not depend on their operand where their weight is zero."""
+WINDOWS = ("stride", "padding", "dilation")
+"""Attributes that a layer's function depends on, whatever its weights are."""
+ENDS = ("neg", "tanh", "roll(1, 1)", "sigmoid", "neg |> tanh", "tanh |> neg")
+"""What changes any tensor, but not its shape."""
+CUTS = ("unsqueeze(1)", "max_pool(2)", "unsqueeze(2)", "max_pool(3)")
+"""What changes the shape of any tensor; no two of them together keep it."""
+NUMBERS = (Kind.INT, Kind.FLOAT, Kind.AXIS)
+"""Kinds of attributes that are wrong when they are one off."""
 FREE = "initial"
 
 
@@ -92,17 +88,24 @@ class Mutator:
         self.hidden = hidden(self.rule)
 
     def all(self) -> Iterator[Mutation]:
-        """Every first-order mutation, operator by operator."""
+        """Every first-order mutation, operator by operator.
+
+        Of a rule that keeps the shape alone most changes keep it too: only its claims and its
+        results are made wrong.
+        """
         yield from self.contract()
-        yield from self.parameters()
-        yield from self.guards()
-        for value in self.values():
-            yield from self.value(value)
-        yield from self.targets()
-        yield from self.acts()
+        if self.rule.contract.function:
+            yield from self.parameters()
+            yield from self.guards()
+            for value in self.values():
+                yield from self.value(value)
+            yield from self.targets()
+            yield from self.acts()
         if isinstance(self.rule.body, Rewriting):
-            yield from self.right_side()
-            yield from self.left_side()
+            if self.rule.contract.function:
+                yield from self.right_side()
+                yield from self.left_side()
+            yield from self.results()
 
     # --- helpers ------------------------------------------------------------------------------
 
@@ -133,20 +136,30 @@ class Mutator:
         held = self.rule.contract
         for clause in self.clauses.get("preserves", []):
             span = self.reader.span(clause)
-            if held.function == ("eval",):
+            if held.function == ("eval",) and not self.random():
                 yield self.put("a promise for training", span, self.text(span) + ", train")
-            elif held.shape and not held.function:
-                kept = "preserves function in"
-                yield self.put("the function for the shape", span, f"{kept} eval")
-                yield self.put("the function in training for the shape", span, f"{kept} train")
-        if held.shape and not held.function:
-            for claim in ("macs", "params"):
-                if claim not in held.decreases:
-                    end = self.reader.span(self.clauses["preserves"][0]).end
-                    edit = Edit(end, end, f" {claim} decreases")
-                    yield Mutation("a claim added", (edit,))
+            elif not held.function:
+                for modes in ("eval", "train", "eval, train"):
+                    text = f"preserves function in {modes}"
+                    yield self.put("the function for the shape", span, text)
+                for claim in ("macs", "params"):
+                    if not any(str(c.children[0]) == claim for c in self.clauses.get("claim", [])):
+                        edit = Edit(span.end, span.end, f" {claim} decreases")
+                        yield Mutation("a claim added", (edit,))
+        for clause in self.clauses.get("claim", []):
+            name, bound = (str(c) for c in clause.children)
+            if bound == "kept" and not held.function:
+                yield self.put("a claim sharpened", self.reader.span(clause), f"{name} decreases")
         for clause in self.clauses.get("assumes", []):
             yield self.put("nothing assumed", self.reader.span(clause), "")
+
+    def random(self) -> bool:
+        """Whether the rule speaks of what is random in training, where it then promises nothing."""
+        body = self.rule.body
+        if not isinstance(body, Rewriting):
+            return False
+        used = {n.op for n in (*body.match.nodes, *body.replace.nodes)}
+        return any(Law.RANDOM_IN_TRAINING in self.ops[name].laws for name in used)
 
     def parameters(self) -> Iterator[Mutation]:
         """An even number where the rule wants an odd one, or the other way round."""
@@ -164,25 +177,41 @@ class Mutator:
             yield Mutation(f"{kind.text} turned into {other}", tuple(edits))
 
     def guards(self) -> Iterator[Mutation]:
-        """A guard left out or turned round; one that only asks for a size is turned round."""
-        over_class = not isinstance(self.rule.body, Rewriting)
+        """An equation of numbers, or of an attribute of windows, left out or turned round.
+
+        Other guards say where a rule fits or is of use: without them it is refused elsewhere, or
+        does nothing.
+        """
         for clause in self.clauses.get("where", []):
             guards = [self.reader.expression(e) for e in clause.children]
             for number, guard in enumerate(guards):
-                if not isinstance(guard, t.Compare):
-                    continue
-                sign = self.between(guard.left, guard.right)
-                if _calls(guard, "rank") and isinstance(guard.right, t.Literal):
-                    other = 3 if guard.right.value != 3 else 2
-                    yield self.put("another rank", guard.right.span, str(other))
-                elif over_class:
-                    sizes = not isinstance(guard.right, t.Literal)
-                    if guard.op in MIRRORED and sizes:
-                        turned = f" {MIRRORED[guard.op]} "
-                        yield self.put("a guard turned round", sign, turned)
-                else:
-                    yield self.put("a guard turned round", sign, f" {REVERSED[guard.op]} ")
+                if isinstance(guard, t.Compare) and guard.op == "==" and self.counts(guard):
+                    sign = self.between(guard.left, guard.right)
+                    yield self.put("a guard turned round", sign, " != ")
                     yield self.without_guard(clause, guards, number)
+
+    def counts(self, guard: t.Compare) -> bool:
+        """Whether a guard asks for something that a rule's function is likely to depend on."""
+        parts = list(t.walk(guard))
+        if any(
+            isinstance(e, t.Call) or (isinstance(e, t.Chain) and e.rest[0][0] == "%") for e in parts
+        ):
+            return False
+        names = {e.path for e in parts if isinstance(e, t.Name)}
+        of_windows = {n for n in names if self.attribute(n) in WINDOWS}
+        given = {p.name for p in self.rule.parameters}
+        return bool(names) and names <= of_windows | given
+
+    def attribute(self, name: str) -> str:
+        """The attribute that a name of the left side stands for."""
+        body = self.rule.body
+        if "." in name or not isinstance(body, Rewriting):
+            return name.rpartition(".")[2]
+        for node in body.match.nodes:
+            for attr, value in node.attrs.items():
+                if isinstance(value, t.Name) and value.path == name:
+                    return attr
+        return ""
 
     def without_guard(self, clause: Tree[Token], guards: list[t.Expr], number: int) -> Mutation:
         """One guard of a list left out, with its comma."""
@@ -196,12 +225,12 @@ class Mutator:
 
     # --- weights ------------------------------------------------------------------------------
 
-    def values(self) -> Iterator[t.Expr]:
-        """The expressions that say what weights become, but those that are drawn at random."""
+    def values(self) -> Iterator[t.Let | t.Bind | t.Expr]:
+        """What says what weights become, but what is drawn at random."""
         for clause in (*self.clauses.get("let", []), *self.weight_binds()):
             statement = self.reader.statement(clause)
             if isinstance(statement, t.Let | t.Bind) and self.matters(statement):
-                yield statement.value
+                yield statement
         for clause in self.clauses.get("act", []):
             value = self.reader.expression(clause.children[1])
             # Not every class is carried: what does not fit there would be right elsewhere.
@@ -226,18 +255,22 @@ class Mutator:
         owner, _, role = statement.targets[0].text.rpartition(".")
         return owner not in self.hidden and (owner, role) not in self.hidden
 
-    def value(self, value: t.Expr) -> Iterator[Mutation]:
+    def value(self, said: t.Let | t.Bind | t.Expr) -> Iterator[Mutation]:
         """What can be wrong within an expression.
 
-        A statistic that has a name may be any vector: another in its place is as good.
+        A statistic that has a name may be any vector: another in its place is as good. So are
+        other sizes in the maps of a class. A bias may be absent, and then its shape is not wrong.
         """
+        value = said.value if isinstance(said, t.Let | t.Bind) else said
         if isinstance(value, t.Call) and value.callee.text in ("mean", "variance"):
             return
+        over_class = not isinstance(self.rule.body, Rewriting)
+        bias = isinstance(said, t.Bind) and said.targets[0].text.endswith(".bias")
         for part in t.walk(value):
-            if isinstance(part, t.Chain):
+            if isinstance(part, t.Chain) and not (over_class and isinstance(said, t.Let)):
                 yield from self.chain(part)
             elif isinstance(part, t.Call):
-                yield from self.call(part)
+                yield from self.call(part, moved=not bias)
 
     def chain(self, chain: t.Chain) -> Iterator[Mutation]:
         """A division, factor or summand left out; another sign; operands exchanged."""
@@ -250,12 +283,23 @@ class Mutator:
             name = names.get(sign, "a summand dropped")
             if any(isinstance(e, t.Name) and e.path.endswith(".eps") for e in t.walk(part)):
                 name = "eps dropped"
+            if sign == "/" and self.cleared(chain):
+                continue
             yield self.put(name, Span(self.source, before.span.end, part.span.end), "")
             yield self.put("another sign", self.between(before, part), f" {OPPOSITE[sign]} ")
         if len(chain.rest) == 1 and chain.rest[0][0] in "-/":
             yield self.swap("operands exchanged", parts[0].span, parts[1].span)
 
-    def call(self, call: t.Call) -> Iterator[Mutation]:
+    def cleared(self, chain: t.Chain) -> bool:
+        """Whether a step before has put zeros where a division would count."""
+        before = [
+            self.reader.expression(c.children[1])
+            for c in self.clauses.get("act", [])
+            if str(c.children[0]) == "consume"
+        ]
+        return any(_calls(e, "place") and e.span.end < chain.span.start for e in before)
+
+    def call(self, call: t.Call, *, moved: bool) -> Iterator[Mutation]:
         """Another function, another axis, other constants; a move left out."""
         name = call.callee.text
         given = [a.value for a in call.arguments]
@@ -265,25 +309,26 @@ class Mutator:
             sizes = ", ".join(self.text(e.span) for e in (given[0], *given))
             yield self.put("zeros for the identity", call.span, f"zeros({sizes})")
             yield self.put("ones for the identity", call.span, f"ones({sizes})")
-        if name == "sqrt" or (name in MOVES and len(given) > 1):
-            operator = "a root dropped" if name == "sqrt" else "a move left out"
-            yield self.put(operator, call.span, f"({self.text(given[0].span)})")
+        if name == "sqrt":
+            yield self.put("a root dropped", call.span, f"({self.text(given[0].span)})")
+        elif name in MOVES and len(given) > 1 and moved:
+            yield self.put("a move left out", call.span, f"({self.text(given[0].span)})")
         if name == "concat" and len(given) > 1:
             yield self.swap("operands exchanged", given[0].span, given[1].span)
-        yield from self.constants(name, given)
+        yield from self.constants(name, given, moved=moved)
 
-    def constants(self, name: str, given: list[t.Expr]) -> Iterator[Mutation]:
+    def constants(self, name: str, given: list[t.Expr], *, moved: bool) -> Iterator[Mutation]:
         """Axes swapped, and other numbers one off."""
         function = FUNCTIONS.get(name)
         roles = function.signature.partition("(")[2].rstrip(")").split(", ") if function else []
         for number, value in enumerate(given):
-            if not isinstance(value, t.Literal) or isinstance(value.value, bool):
+            if not isinstance(value, t.Literal) or type(value.value) is not int:
                 continue
-            role = roles[number] if number < len(roles) else ""
-            if role == "axis" and isinstance(value.value, int):
-                yield self.put("another axis", value.span, "1" if value.value == 0 else "0")
-            elif isinstance(value.value, int):
+            axis = number < len(roles) and roles[number] == "axis"
+            if name == "scale" or (moved and not axis):
                 yield self.put("a number one off", value.span, str(value.value + 1))
+            elif moved and name not in ("tile", "extend"):
+                yield self.put("another axis", value.span, "1" if value.value == 0 else "0")
 
     def targets(self) -> Iterator[Mutation]:
         """A weight forgotten, scaled or moved; the values of two weights exchanged."""
@@ -294,7 +339,7 @@ class Mutator:
                 continue
             span = bind.value.span
             text = self.text(span)
-            if _is_zero(bind.value):
+            if is_zero(bind.value):
                 yield self.put("a one for the zero", span, "1")
                 yield self.put("a half for the zero", span, "0.5")
             else:
@@ -321,21 +366,26 @@ class Mutator:
 
     def acts(self) -> Iterator[Mutation]:
         """What the members of a class do: scaled, moved, cleared, exchanged."""
-        found: list[tuple[str, t.Expr]] = [
-            (str(c.children[0]), self.reader.expression(c.children[1]))
-            for c in self.clauses.get("act", [])
-        ]
-        sure = [(name, e) for name, e in found if not _calls(e, FREE)]
-        for name, value in sure:
+        step: list[tuple[str, Span]] = []
+        for clause in self.clauses.get("act", []):
+            name, value = str(clause.children[0]), self.reader.expression(clause.children[1])
+            if any(name == held for held, _ in step):
+                yield from self.exchanged(step)
+                step = []
+            if _calls(value, FREE):
+                continue
+            step.append((name, value.span))
             text = f"({self.text(value.span)})"
             yield self.put(f"{name}: doubled", value.span, f"{text} * 2")
             yield self.put(f"{name}: cleared", value.span, f"{text} * 0")
             yield self.put(f"{name}: moved", value.span, f"{text} + 1")
-        for one, two in pairwise(sure):
-            if self.text(one[1].span) != self.text(two[1].span):
-                yield self.swap(f"{one[0]} and {two[0]} exchanged", one[1].span, two[1].span)
-        if len(sure) == 3 and self.text(sure[0][1].span) != self.text(sure[2][1].span):
-            yield self.swap("produce and consume exchanged", sure[0][1].span, sure[2][1].span)
+        yield from self.exchanged(step)
+
+    def exchanged(self, step: list[tuple[str, Span]]) -> Iterator[Mutation]:
+        """Two acts of one step exchanged."""
+        for (one, first), (two, second) in combinations(step, 2):
+            if self.text(first) != self.text(second):
+                yield self.swap(f"{one} and {two} exchanged", first, second)
 
     # --- patterns -----------------------------------------------------------------------------
 
@@ -354,30 +404,62 @@ class Mutator:
         assert isinstance(body, Rewriting)
         for statement in self.statements("replace"):
             for part in t.walk(statement.value):
-                if isinstance(part, t.Chain):
+                if isinstance(part, t.Chain) and self.seen(part, body.replace):
                     yield from self.pattern_chain(part)
                 elif isinstance(part, t.Pipeline):
                     yield from self.stages(part)
                 elif isinstance(part, t.Call) and self.seen(part, body.replace):
                     yield from self.operator(part, body.replace)
-        last = [b for b in self.statements("replace") if b.targets[0].text in body.match.bindings]
-        for statement in last[-1:]:
-            value = statement.value
-            text = self.text(value.span)
-            piped = text if isinstance(value, t.Pipeline | t.Call | t.Name) else f"({text})"
-            yield self.put("an activation at the end", value.span, f"{piped} |> tanh")
 
-    def seen(self, call: t.Call, side: Pattern) -> bool:
-        """Whether a call is an operator that the result depends on."""
+    def results(self) -> Iterator[Mutation]:
+        """One more operator behind what is handed over."""
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        for statement in self.statements("replace"):
+            if statement.targets[0].text not in body.match.bindings:
+                continue
+            if self.rule.contract.function:
+                for op in ENDS:
+                    yield Mutation("an operator at the end", self.behind(statement, op))
+                continue
+            for op in CUTS:
+                yield Mutation("another shape at the end", self.behind(statement, op))
+            if self.clauses.get("claim"):
+                for kernel in (9, 11):
+                    yield self.dearer(statement, kernel)
+
+    def behind(self, statement: t.Bind, op: str) -> tuple[Edit, ...]:
+        """An operator put behind the value of a statement."""
+        value, target = statement.value, statement.targets[0].text
+        at, end = value.span.start, value.span.end
+        if isinstance(value, t.Call):  # it has the statement's name, under which weights know it
+            return (Edit(at, at, f"{target}: "), Edit(end, end, f" |> {op}"))
+        if isinstance(value, t.Pipeline | t.Name | t.Stage):
+            return (Edit(end, end, f" |> {op}"),)
+        return (Edit(at, at, "("), Edit(end, end, f") |> {op}"))
+
+    def dearer(self, statement: t.Bind, kernel: int) -> Mutation:
+        """A large convolution at the end, so that the rule makes nothing cheaper."""
+        target, name = statement.targets[0].text, f"more{kernel}"
+        edits = self.behind(statement, f"{name}: conv(channels({target}), {kernel})")
+        given = f" {name}.weight = initial() {name}.bias = initial() "
+        held = self.clauses.get("weights")
+        end = self.reader.span((held or self.clauses["replace"])[0]).end
+        last = Edit(end - 1, end - 1, given) if held else Edit(end, end, f" weights {{{given}}}")
+        return Mutation("a dearer right side", (*edits, last))
+
+    def seen(self, call: t.Call | t.Chain, side: Pattern) -> bool:
+        """Whether this is an operator that the result depends on."""
         node = _node(side, call)
         return node is not None and node.name not in self.hidden
 
     def needed(self, call: t.Call, side: Pattern) -> bool:
         """Whether an operator may not be left out: not one that does again what is done."""
         op = self.ops.get(call.callee.text)
-        again = sum(n.op == call.callee.text for n in side.nodes) > 1
-        twice = op is not None and Law.IDEMPOTENT in op.laws and again
-        return self.seen(call, side) and not twice
+        if op is None or not (Law.ELEMENTWISE in op.laws or op.name.endswith(("norm", "softmax"))):
+            return False  # without it the shape would be another
+        again = sum(n.op == op.name for n in side.nodes) > 1
+        return self.seen(call, side) and not (Law.IDEMPOTENT in op.laws and again)
 
     def pattern_chain(self, chain: t.Chain) -> Iterator[Mutation]:
         """Sums and differences of tensors."""
@@ -415,9 +497,7 @@ class Mutator:
         operands = [a for a in call.arguments if self.is_operand(a, call, node)]
         if name in ("sub", "div", "concat", "matmul") and len(operands) > 1:
             yield self.swap("operands exchanged", operands[0].span, operands[1].span)
-        yield from self.attributes(call, op, operands)
-        for extra in self.added(node, op):
-            yield self.more(call, extra)
+        yield from self.attributes(call, op, operands, node)
 
     def is_operand(self, argument: t.Argument, call: t.Call, node: PatternNode) -> bool:
         """Whether an argument of a call is a tensor."""
@@ -425,45 +505,31 @@ class Mutator:
         stated = len(node.attrs) - sum(a.keyword is not None for a in call.arguments)
         return argument in positional[: len(positional) - stated]
 
-    def attributes(self, call: t.Call, op: Op, operands: list[t.Argument]) -> Iterator[Mutation]:
-        """Attributes that are stated, one by one."""
+    def attributes(
+        self, call: t.Call, op: Op, operands: list[t.Argument], node: PatternNode
+    ) -> Iterator[Mutation]:
+        """Attributes that are stated, one by one.
+
+        Not those of windows: with another stride or padding a layer fits nowhere, or where a
+        picture has a single row.
+        """
         for number, argument in enumerate(call.arguments):
-            if argument in operands:
+            name = next((n for n, e in node.attrs.items() if e == argument.value), "")
+            attr = op.attr(name)
+            if argument in operands or attr is None or attr.kind not in NUMBERS:
                 continue
-            value = argument.value
-            if isinstance(value, t.Literal) and isinstance(value.value, bool):
-                continue  # whether there is a bias: the weights would not fit
-            if isinstance(value, t.Literal) and isinstance(value.value, int):
-                other = "0" if value.value == 1 and op.name in ("concat",) else value.value + 1
-                yield self.put("an attribute one off", value.span, str(other))
-            elif not isinstance(value, t.Literal) and argument.keyword is not None:
-                span = self.text(value.span)
-                yield self.put("an attribute one off", value.span, f"{span} + 1")
-            if argument.keyword is not None and number > 0:
+            if name == "stride":
+                continue
+            text = self.text(argument.value.span)
+            yield self.put("an attribute one off", argument.value.span, f"{text} + 1")
+            own = attr.default is not REQUIRED and attr.kind is not Kind.INT
+            if argument.keyword is not None and number > 0 and own:
                 start = call.arguments[number - 1].span.end
-                span_ = Span(self.source, start, argument.span.end)
-                yield self.put(f"{argument.keyword.text} not stated", span_, "")
-
-    def added(self, node: PatternNode, op: Op) -> Iterator[str]:
-        """Attributes that make a layer another one."""
-        known = {a.name: a for a in op.attrs}
-        if "kernel" not in known or op.name == "conv_transpose":
-            return
-        if "stride" not in node.attrs:
-            yield "stride = 2"
-        if "padding" not in node.attrs and known["padding"].kind is Kind.PADDING:
-            kernel = node.attrs.get("kernel")
-            yield "padding = 1" if kernel is None else f"padding = {text_of(kernel)}"
-
-    def more(self, call: t.Call, extra: str) -> Mutation:
-        """One more argument."""
-        if call.parens is None:
-            return self.put(_added(extra), call.callee.span, f"{call.callee.text}({extra})")
-        inner = f", {extra})" if call.arguments else f"{extra})"
-        return Mutation(_added(extra), (Edit(call.parens.end - 1, call.parens.end, inner),))
+                whole = Span(self.source, start, argument.span.end)
+                yield self.put("an attribute not stated", whole, "")
 
     def left_side(self) -> Iterator[Mutation]:
-        """Other activations on the left, and attributes that need not be what they are."""
+        """Other activations on the left, and conditions on windows left out."""
         body = self.rule.body
         assert isinstance(body, Rewriting)
         for statement in self.statements("match"):
@@ -471,56 +537,30 @@ class Mutator:
                 if not isinstance(part, t.Call) or _node(body.match, part) is None:
                     continue
                 name = part.callee.text
-                if name in ACTIVATIONS and self.rule.contract.function:
+                if name in ACTIVATIONS:
                     other = {"relu": "gelu", "gelu": "silu"}.get(name, "gelu")
                     yield self.put("another activation matched", part.callee.span, other)
+                yield from self.conditions(part)
 
-
-def hidden(rule: Rule) -> set[str | tuple[str, str]]:
-    """Nodes of the right side, and weights, on which nothing depends: zeros stand behind them."""
-    body = rule.body
-    if not isinstance(body, Rewriting):
-        return set()
-    given = {target: value for target, value in body.weights if _is_zero(value)}
-    found = _Hiding(body, given)
-    used: set[str] = set()
-    queue = [o.node for o in body.replace.bindings.values() if o.node is not None]
-    read = {o.node for n in body.replace.nodes for o in n.operands}
-    queue = [name for name in queue if name not in read or name in body.match.bindings]
-    while queue:
-        name = queue.pop()
-        node = body.replace.node(name)
-        if node is None or name in used:
-            continue
-        used.add(name)
-        if not found.blind(node):
-            queue += [o.node for o in node.operands if o.node is not None]
-    out: set[str | tuple[str, str]] = {n.name for n in body.replace.nodes if n.name not in used}
-    for name in used:
-        node = body.replace.node(name)
-        if node is not None and found.blind(node) and node.op.endswith("norm"):
-            out |= {(name, "running_mean"), (name, "running_var")}
-    return out
-
-
-@dataclass
-class _Hiding:
-    body: Rewriting
-    zeros: dict[str, t.Expr]
-    cleared: dict[str, bool] = field(default_factory=dict)
-
-    def blind(self, node: PatternNode) -> bool:
-        """Whether a node's result does not depend on its operands."""
-        if node.op in SCALABLE:
-            return f"{node.name}.weight" in self.zeros
-        if node.op == "mul":
-            return any(self.zero(o.node) for o in node.operands if o.node is not None)
-        return False
-
-    def zero(self, name: str) -> bool:
-        """Whether a node's result is zero."""
-        node = self.body.replace.node(name)
-        return node is not None and node.op == "parameter" and f"{name}.value" in self.zeros
+    def conditions(self, call: t.Call) -> Iterator[Mutation]:
+        """What the left side wants of windows turned into its opposite."""
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        node = _node(body.match, call)
+        for number, argument in enumerate(call.arguments):
+            value, keyword = argument.value, argument.keyword
+            wanted = keyword is not None and keyword.text in ("kernel", "padding", "dilation")
+            if node is None or keyword is None or not wanted or not isinstance(value, t.Literal):
+                continue
+            first = call.arguments[number - 1].span.end if number else argument.span.start
+            last = argument.span.end
+            if number == 0 and len(call.arguments) > 1:
+                last = call.arguments[1].span.start
+            where = self.clauses.get("where", [])
+            end = self.reader.span((where or self.clauses["match"])[0]).end
+            guard = f"{node.name}.{keyword.text} != {self.text(value.span)}"
+            added = Edit(end, end, f", {guard}" if where else f" where {guard}")
+            yield Mutation("a condition turned round", (Edit(first, last, ""), added))
 
 
 def _subtrees(tree: Tree[Token]) -> Iterator[Tree[Token]]:
@@ -531,19 +571,9 @@ def _subtrees(tree: Tree[Token]) -> Iterator[Tree[Token]]:
             yield from _subtrees(child)
 
 
-def _is_zero(value: t.Expr) -> bool:
-    if isinstance(value, t.Literal):
-        return value.value in (0, 0.0) and not isinstance(value.value, bool)
-    return isinstance(value, t.Call) and value.callee.text == "zeros"
-
-
 def _calls(value: t.Expr, name: str) -> bool:
     return any(isinstance(e, t.Call) and e.callee.text == name for e in t.walk(value))
 
 
-def _node(side: Pattern, call: t.Call) -> PatternNode | None:
+def _node(side: Pattern, call: t.Call | t.Chain) -> PatternNode | None:
     return next((n for n in side.nodes if n.span == call.span), None)
-
-
-def _added(extra: str) -> str:
-    return f"{extra.partition(' ')[0]} added"
