@@ -27,13 +27,13 @@ from archir.proof.drift import Drift, Forward, measure, outputs
 from archir.proof.lineage import Lineage, folder_of
 from archir.proof.prove import verdict_for
 from archir.proof.replay import Finding, verify
-from archir.proof.uses import Use, check_plan, share_read, wanted_statistics
+from archir.proof.uses import Use, assured, check_plan, share_read, wanted_statistics
 from archir.proof.verdict import Verdict
-from archir.rewrite.class_rules import reads_weights
+from archir.rewrite.assumed import Distance
 from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
-from archir.rewrite.sites import Planner, Site
+from archir.rewrite.sites import Planner, Site, looks_at_weights
 from archir.target import backends
 from archir.weights.init import init_weights
 from archir.weights.store import Weights, check_weights, load_weights, save_weights
@@ -136,7 +136,13 @@ class Network:
             return failure
 
     def rewrite(
-        self, rule: str, at: str | None = None, *, seed: int = 0, **arguments: AttrValue
+        self,
+        rule: str,
+        at: str | None = None,
+        *,
+        seed: int = 0,
+        approximate: bool = False,
+        **arguments: AttrValue,
     ) -> Network:
         """Apply a rule and return the new network.
 
@@ -144,12 +150,14 @@ class Network:
             rule: The rule's name, or one of a file: `./my.rule`, `./my.rule:name`.
             at: The site; may be left out where there is only one.
             seed: For the rule's random maps.
+            approximate: Apply it even where the weights are not as it assumes.
             **arguments: The rule's parameters.
 
         Raises:
             ArchirError: the rule does not apply (A30x), or a check failed (A40x).
         """
-        return rewrite(self, [Application(rule, at, arguments)], seed=seed).network
+        uses = [Application(rule, at, arguments)]
+        return rewrite(self, uses, seed=seed, approximate=approximate).network
 
     def init(self, seed: int = 0, *, random_statistics: bool = False) -> Network:
         """The network with initial weights, at the start of a new chain of steps."""
@@ -400,7 +408,7 @@ class _Progress:
 
     def planner(self, rule: Rule, network: Network) -> Planner:
         """A planner for the graph so far; with the weights where a rule looks at them."""
-        weights = self.settle() if reads_weights(rule) else None
+        weights = self.settle() if looks_at_weights(rule) else None
         return Planner(self.graph, network.ops, weights)
 
     def settle(self) -> Mapping[str, Array] | None:
@@ -419,6 +427,7 @@ def rewrite(
     calibration: Calibration | None = None,
     limits: Mapping[str, int] | None = None,
     unproved: bool = False,
+    approximate: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Rewritten:
     """Apply rules, all or none: plan, check exactly, move the weights, measure the drift.
@@ -430,6 +439,7 @@ def rewrite(
         calibration: Data for statistics that rules ask for.
         limits: Largest ``params`` and ``macs`` of the result.
         unproved: Whether rules without a verdict may run.
+        approximate: Whether rules may run where the weights are not as they assume.
         report: Called with a line about each step of the work.
 
     Raises:
@@ -446,7 +456,9 @@ def rewrite(
             report(f"{rule.name}@{site}")
             plan = planner.plan(rule, site, application.arguments, seed + number)
             verdict = verdict or _permitted(rule, network.ops, unproved=unproved)
-            _use(network, work, plan, _in_short(verdict, plan), calibration)
+            weights = work.settle() if plan.unread or plan.repeated or plan.assumed else None
+            apart = assured(plan, weights, approximate=approximate)
+            _use(network, work, plan, _in_short(verdict, plan), calibration, apart)
     return _finished(network, work, limits or {})
 
 
@@ -484,6 +496,7 @@ def _use(
     plan: Plan,
     verdict: Mapping[str, Any],
     calibration: Calibration | None,
+    apart: tuple[Distance, ...],
 ) -> None:
     check(plan.after, f"rule `{plan.rule.name}`")
     checks, skipped = check_plan(plan, network.ops)
@@ -498,7 +511,8 @@ def _use(
         facts = {"data": calibration.name, "sha256": calibration.sha256, "count": count}
     weights = work.settle() if plan.unread or plan.repeated else None
     read = share_read(plan, weights) if weights is not None else 0.0
-    work.uses.append(Use(plan, tuple(checks), skipped, measured, facts, verdict, read))
+    use = Use(plan, tuple(checks), skipped, measured, facts, verdict, read, apart)
+    work.uses.append(use)
     work.terms = compose_terms(work.terms, plan.terms, plan.after)
     work.measured.update(measured)
     work.graph = plan.after
@@ -519,7 +533,7 @@ def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> R
         drift = measure(*sides, network.ops, engine())
         kept = [u for u in work.uses if u.plan.rule.contract.function]
         # What a rule assumes does not hold, or a rule keeps the shape alone: drift is reported.
-        moved = any(u.read for u in kept) or len(kept) < len(work.uses)
+        moved = any(u.moved for u in kept) or len(kept) < len(work.uses)
         if kept and not (drift.finite if moved else drift.fine):
             raise error(
                 "A403",

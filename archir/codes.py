@@ -301,14 +301,20 @@ CODES: dict[str, Code] = {
         "It is neither proved, nor tested, nor refuted. `--unproved` runs it all the same; its "
         "uses are checked one by one as always, and the certificate says so.",
     ),
+    "A312": Code(
+        "the result would be too large",
+        "`--max-params` and `--max-macs` bound what a rewrite may make. Nothing was changed.",
+    ),
     "A313": Code(
         "a rule that looks at weights, and there are none",
         "Rules such as `prune.magnitude`, `merge.duplicates` and `drop.unread` find the channels "
         "in the weights. `archir weights init` draws some; `prune.keep` is told which stay.",
     ),
-    "A312": Code(
-        "the result would be too large",
-        "`--max-params` and `--max-macs` bound what a rewrite may make. Nothing was changed.",
+    "A314": Code(
+        "the weights are not as the rule assumes",
+        "The rule keeps the function only where some weights have the values that it states "
+        "(`assumes c.weight == ...`). The message says how far they are from that, as a share of "
+        "their norm. `--approximate` applies it all the same and reports the drift.",
     ),
     "A401": Code(
         "the rewrite changes the function",

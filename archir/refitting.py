@@ -45,6 +45,7 @@ def rewrite_and_refit(
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     unproved: bool = False,
+    approximate: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Refitted:
     """Apply rules one use after the other, each followed by a refit; all, or none.
@@ -56,6 +57,7 @@ def rewrite_and_refit(
         seed: For random maps and random sites; it drew the images.
         limits: Largest ``params`` and ``macs`` of the result.
         unproved: Whether rules without a verdict may run.
+        approximate: Whether rules may run where the weights are not as they assume.
         report: Called with a line about each step of the work.
 
     Raises:
@@ -78,6 +80,7 @@ def rewrite_and_refit(
                 calibration=calibration,
                 limits=limits if last else None,
                 unproved=unproved,
+                approximate=approximate,
                 report=report,
             )
             report(f"refit of {rule.name}@{site}")

@@ -87,6 +87,7 @@ def rewrite(
     max_macs: int | None,
     dry_run: bool,
     unproved: bool,
+    approximate: bool,
     output: str | None,
     force: bool,
     param: tuple[str, ...],
@@ -118,6 +119,7 @@ def rewrite(
             "seed": seed,
             "limits": {name: most for name, most in limits.items() if most is not None},
             "unproved": unproved,
+            "approximate": approximate,
             "report": report,
         }
         if refit and data is not None:
@@ -186,6 +188,14 @@ def _text(
                 f"  what goes is read: {use.read:.1%} of these weights (by norm), "
                 "so the function changes by the drift below"
             )
+        for apart in use.assumed:
+            far = (
+                "so it is" if apart.holds else f"{apart.path} is {apart.value:.3g} of its norm away"
+            )
+            lines.append(f"  assumes {apart.text}: {far}")
+        if use.plan.assumed and not use.assumed:
+            said = ", ".join(a.text for a in use.plan.assumed)
+            lines.append(f"  assumes {said}: there are no weights to tell")
         lines += [f"  not claimed in {mode}: {why}" for mode, why in use.skipped.items()]
         if use.calibration:
             lines.append(
@@ -243,6 +253,11 @@ command = make(
     click.option("--max-macs", type=int, help="Refuse a result with more MACs."),
     click.option("--dry-run", is_flag=True, help="Check everything, show the diff, write nothing."),
     click.option("--unproved", is_flag=True, help="Run rules that have no verdict."),
+    click.option(
+        "--approximate",
+        is_flag=True,
+        help="Run rules where the weights are not as they assume.",
+    ),
     click.option("-o", "--output", type=click.Path(dir_okay=False)),
     options.force,
     options.params,

@@ -20,12 +20,14 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from archir.diag import error
 from archir.ir.dims import substitute, symbols_of
 from archir.ir.graph import Node, Value
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
 from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
+from archir.rewrite.assumed import put_in_place
 from archir.rewrite.plan import Plan, Region, as_assumed, region_of
 from archir.weights.fibres import ALONG
 from archir.weights.functions import evaluate, shape_of
@@ -90,6 +92,7 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     old = _parameters(plan, region, k, np.random.Generator(np.random.PCG64([seed, 0x5EED])))
     read = {p for n in region.before for p in n.params.values()}
     old.update({p: a for p, a in as_assumed(plan, old).items() if p in read})
+    old.update(_as_assumed(plan, old, k))
     held = _paths(region.after, plan)
     rng = np.random.Generator(np.random.PCG64([seed, 0xCA11]))
     measured = {
@@ -98,6 +101,23 @@ def trial_of(plan: Plan, *, seed: int = 0, arithmetic: Arithmetic | None = None)
     new = {path: evaluate(plan.terms[path], k, old, measured) for path in held}
     new.update({path: array for path, array in old.items() if path not in new})
     return Trial(k, seed, region, old, new, measured)
+
+
+def _as_assumed(plan: Plan, old: Mapping[str, Array], k: Arithmetic) -> dict[str, Array]:
+    """What the rule assumes of weights, put in place; it must then hold."""
+    due = put_in_place(plan.assumed, old, k)
+    again = put_in_place(plan.assumed, {**old, **due}, k)
+    for assumed in plan.assumed:
+        if _compare(assumed.path, due[assumed.path], again[assumed.path]) is not None:
+            raise error(
+                "A405",
+                f"`{plan.rule.name}` assumes {assumed.text}, which does not hold once the right "
+                "side is put in place of the left",
+                span=plan.rule.span,
+                hint="the right side may read the weight itself only if doing it twice is doing it "
+                "once",
+            )
+    return due
 
 
 def check_use(

@@ -15,6 +15,8 @@ from archir.proof.audit import draw, equal
 from archir.proof.instances import Instance
 from archir.proof.terms import Formula, Goal, variables
 from archir.proof.vocabulary import UndefinedError, World, evaluate
+from archir.rewrite.assumed import put_in_place
+from archir.rewrite.plan import Plan
 from archir.rewrite.rule import Rewriting
 from archir.weights.functions import evaluate as weight_of
 from archir.weights.functions import shape_of
@@ -34,6 +36,11 @@ def valuation(found: Instance, wanted: set[str]) -> tuple[dict[str, Any], Measur
             shape = plan.before.parameters[path].type.shape
             whole = tuple(n for n in shape if isinstance(n, int))
             values[f"{node.name}.{role}"] = draw(k, rng, whole)
+            values[f"old shape {node.name}.{role}"] = whole
+    held = _parameters(plan, values)
+    held.update(put_in_place(plan.assumed, held, k))
+    for node in plan.before:
+        values.update({f"{node.name}.{role}": held[path] for role, path in node.params.items()})
     for name in plan.before.inputs:
         shape = plan.before.type_of(Value(name)).shape
         whole = tuple(n if isinstance(n, int) else 2 for n in shape)
@@ -55,6 +62,15 @@ def valuation(found: Instance, wanted: set[str]) -> tuple[dict[str, Any], Measur
     return values, measured
 
 
+def _parameters(plan: Plan, values: Mapping[str, Any]) -> dict[str, Array]:
+    """The parameters before, by their paths."""
+    return {
+        path: values[f"{node.name}.{role}"]
+        for node in plan.before
+        for role, path in node.params.items()
+    }
+
+
 def untrue(
     found: Instance,
     goals: Sequence[Goal],
@@ -71,11 +87,7 @@ def untrue(
     body = plan.rule.body
     assert isinstance(body, Rewriting)
     k = Residues()
-    old = {
-        path: values[f"{node.name}.{role}"]
-        for node in plan.before
-        for role, path in node.params.items()
-    }
+    old = _parameters(plan, values)
     new = {**old, **{p: weight_of(term, k, old, measured) for p, term in plan.terms.items()}}
     feeds = {Value(name): values[f"tensor {name}"] for name in plan.before.inputs}
     world = World(k, mode, ops, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from archir.diag import ArchirError, Source
@@ -24,6 +24,7 @@ from archir.proof.certificate import (
 from archir.proof.lineage import Lineage, needed
 from archir.proof.prove import shipped_verdict
 from archir.proof.uses import check_facts, check_plan, decode, share_read
+from archir.rewrite.assumed import distances
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.rulefile import parse_rules
 from archir.rewrite.sites import Planner
@@ -251,6 +252,9 @@ def _rewrite(
             if use[f"assumed_{what}"] != share_read(plan, weights):
                 text = f"the weights assumed to be {what} are not as certified"
                 return [_wrong(name, text)], None
+        apart = [] if weights is None else [asdict(d) for d in distances(plan.assumed, weights)]
+        if apart != use.get("assumed", []):
+            return [_wrong(name, "the weights are not as far from what is assumed")], None
         measured = {_statistic(raw): decode(raw["values"]) for raw in use["measured"]}
         if weights is not None:
             weights = apply_terms(plan.terms, plan.after, weights, measured)

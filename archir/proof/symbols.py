@@ -161,7 +161,7 @@ class Symbols:
         if name in FILLS:
             return apply("fill", FILLS[name], apply("list", *args))
         if name == "identity":
-            kernel = _tuple(args[1:])
+            kernel = self._kernel(args[1:])
             self.odd(kernel)
             return apply("kernel_identity", args[0], kernel)
         if name in ALONG and len(args) < 3 and self.along is not None:
@@ -177,6 +177,14 @@ class Symbols:
         owner, _, role = path.rpartition(".")
         held = self.owned.get(owner, {}).get(role)
         return held if isinstance(held, Variable) and held.name in self.weights else None
+
+    def _kernel(self, extents: list[Formula]) -> Formula:
+        """The extents of a kernel; an attribute of the left side stands for all of them."""
+        matched = {f"{owner}.kernel" for owner in self.owned}
+        first = extents[0] if extents else None
+        if isinstance(first, Variable) and first.name in matched and len({*extents}) == 1:
+            return first
+        return _tuple(extents)
 
     def _of_tensor(self, name: str, given: list[t.Expr]) -> Formula:
         subject = given[0].path if given and isinstance(given[0], t.Name) else ""

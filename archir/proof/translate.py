@@ -139,6 +139,8 @@ class _Translation:
             self._match(node)
         self._tensors()
         self._late_guards()
+        if not self._assumed():
+            return
         for name, expression in self.body.lets:
             self.symbols.names[name] = self.symbols.term(expression)
         for node in self.body.replace.nodes:
@@ -178,6 +180,34 @@ class _Translation:
                 continue  # an assumption that is not used
             if sides[0] != sides[1] and not all(isinstance(s, Constant) for s in sides):
                 self.symbols.facts.append(Fact("equal", sides))
+
+    def _assumed(self) -> bool:
+        """What the rule assumes of weights holds; whether the weights that it names are there.
+
+        Where both sides are absent, or one is and the other is 0, there is nothing to assume.
+        """
+        for said in self.body.assumes:
+            assert isinstance(said.left, t.Name)
+            left = self._present(said.left)
+            right = self._present(said.right)
+            if left is None or right is None:
+                if left in (None, Constant(0)) and right in (None, Constant(0)):
+                    continue
+                return False
+            if not self.symbols.tensor(right):
+                right = apply("fill", right, Variable(f"old shape {said.left.path}"))
+            self.symbols.facts.append(Fact("equal", (left, right)))
+        return True
+
+    def _present(self, expression: t.Expr) -> Formula | None:
+        """The term of a side of an assumption; None for a weight that is absent in this case."""
+        if isinstance(expression, t.Name):
+            owner, _, role = expression.path.rpartition(".")
+            held = self.left.uses.get(owner)
+            roles = {p.role for p in self.ops[held.node.op].params} if held else set()
+            if role in roles and held is not None and role not in held.params:
+                return None
+        return self.symbols.term(expression)
 
     # --- the left side ------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
 from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
+from archir.rewrite.assumed import Distance, distances
 from archir.rewrite.plan import Plan, as_assumed, dropout_in
 from archir.weights.terms import Statistic, statistics
 
@@ -36,6 +37,14 @@ class Use:
     read: float = 0.0
     """What share of the weights is not as a rule assumes, zero or equal (norms compared)."""
 
+    assumed: tuple[Distance, ...] = ()
+    """How far the weights are from what a rule over a pattern assumes; none, without weights."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the weights are not as the rule assumes: the function changes by that."""
+        return self.read > 0 or any(not d.holds for d in self.assumed)
+
     def facts(self) -> dict[str, Any]:
         """The use as JSON values, enough to replay it bit for bit."""
         rule = self.plan.rule
@@ -51,6 +60,7 @@ class Use:
             "not_claimed": dict(self.skipped),
             **({"assumed_zero": self.read} if self.plan.rule.contract.unread else {}),
             **({"assumed_equal": self.read} if self.plan.rule.contract.repeated else {}),
+            **({"assumed": [asdict(d) for d in self.assumed]} if self.plan.assumed else {}),
             **({"map": list(self.plan.found)} if self.plan.found else {}),
             "calibration": self.calibration,
             "measured": [
@@ -68,6 +78,30 @@ def share_read(plan: Plan, weights: Mapping[str, Array]) -> float:
     lost = sum(float(np.square(weights[p] - due[p], dtype=np.float64).sum()) for p in due)
     whole = sum(float(np.square(weights[p], dtype=np.float64).sum()) for p in due)
     return (lost / whole) ** 0.5 if whole else 0.0
+
+
+def assured(
+    plan: Plan, weights: Mapping[str, Array] | None, *, approximate: bool
+) -> tuple[Distance, ...]:
+    """How far the weights are from what a rule over a pattern assumes.
+
+    Raises:
+        ArchirError: A314, they are not so, and the rewrite is not to be approximate.
+    """
+    if weights is None:
+        return ()
+    found = distances(plan.assumed, weights)
+    wrong = next((d for d in found if not d.holds), None)
+    if wrong is not None and not approximate:
+        raise error(
+            "A314",
+            f"`{plan.rule.name}` at {plan.site} assumes {wrong.text}; `{wrong.path}` is "
+            f"{wrong.value:.3g} of its norm away from that",
+            node=plan.site,
+            hint="--approximate applies it all the same; the outputs change, and the drift says by "
+            "how much",
+        )
+    return found
 
 
 def check_facts(check: ExactCheck) -> dict[str, Any]:

@@ -287,9 +287,7 @@ class Matcher:
     def _allowed(self, match: Match) -> bool:
         """The guards hold, and nothing else reads what the rule takes away."""
         state = _State(dict(match.variables), dict(match.nodes), dict(match.scalars))
-        scope = Scope(
-            self.graph, dict(match.scalars), self.tensors(match), match.nodes, attributes=True
-        )
+        scope = self.scope(match)
         for condition in self.rule.where:
             if any(isinstance(e, t.Name) and e.path in self.missing for e in t.walk(condition)):
                 continue
@@ -352,6 +350,11 @@ class Matcher:
                         self._fail(state, reader.name, f"it also reads `{node.name}`")
                         return False
         return True
+
+    def scope(self, match: Match) -> Scope:
+        """What the names of the rule stand for at a match."""
+        tensors = self.tensors(match)
+        return Scope(self.graph, dict(match.scalars), tensors, match.nodes, attributes=True)
 
     def tensors(self, match: Match) -> dict[str, Value]:
         """Names of the pattern that stand for values."""

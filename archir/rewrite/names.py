@@ -58,6 +58,15 @@ class Names:
         self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
         for condition in where:
             self.expression(condition)
+        for assumed in body.assumes:
+            if not (isinstance(assumed.left, t.Name) and self._weight(assumed.left.path)):
+                text = "an assumption is `node.weight == ...`, of a weight of the left side"
+                self.complain("A205", text, assumed.left.span, "")
+            calls = [e.callee.text for e in t.walk(assumed.right) if isinstance(e, t.Call)]
+            if {"mean", "variance"} & {*calls}:
+                text = "an assumption speaks of weights, not of calibration data"
+                self.complain("A205", text, assumed.right.span, "")
+            self.expression(assumed.right)
         self._right(body.replace, free)
         self.lets(body.lets)
         for _, value in body.weights:

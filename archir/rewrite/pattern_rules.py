@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from archir.ir.graph import Graph, GraphBuilder, Node, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.infer import Instance, OpError, bind_attrs, instance
 from archir.ops.record import Law, Op, OpSet
+from archir.rewrite.assumed import assumptions, misfit
 from archir.rewrite.expressions import Result, Scope, evaluate, is_term
 from archir.rewrite.match import PAIR, Match, Matcher
 from archir.rewrite.plan import Plan, check_shapes
@@ -54,6 +55,7 @@ def plan_pattern(
         rng=rng,
         attributes=True,
     )
+    assumed = assumptions(rule, match, scope)
     build = _Build(graph.edit(), dict(match.variables))
     for pattern in body.replace.nodes:
         _make(rule, pattern, match, scope, build, ops, graph)
@@ -69,18 +71,14 @@ def plan_pattern(
     try:
         after = build.builder.build()
     except ValueError as reason:
-        raise _misfit(rule, match.root, f"cannot be applied: {reason}") from None
+        raise misfit(rule, match.root, f"cannot be applied: {reason}") from None
     _tied(rule, match, terms, graph, after)
     matched = tuple(node.name for node in match.nodes.values())
     made = {name: node.name for name, node in build.made.items()}
     plan = Plan(rule, match.root, dict(arguments), seed, graph, after, terms, moved, matched, made)
+    plan = replace(plan, assumed=assumed)
     check_shapes(plan)
     return plan
-
-
-def _misfit(rule: Rule, root: str, why: str, hint: str = "", node: str = "") -> ArchirError:
-    message = f"rule `{rule.name}` does not fit at {root}: {why}"
-    return error("A306", message, node=node or root, hint=hint)
 
 
 def _tied(rule: Rule, match: Match, terms: Mapping[str, Term], graph: Graph, after: Graph) -> None:
@@ -90,7 +88,7 @@ def _tied(rule: Rule, match: Match, terms: Mapping[str, Term], graph: Graph, aft
         changed = path in terms or after.parameters.get(path) not in (None, graph.parameters[path])
         for other, _ in users if changed else ():
             if other not in inside:
-                raise _misfit(
+                raise misfit(
                     rule, match.root, f"it would change `{path}`, which {other} shares", node=other
                 )
 
@@ -124,7 +122,7 @@ def _make(
     except ArchirError as failure:
         if failure.diagnostics[0].code != "A211":
             raise
-        raise _misfit(rule, match.root, failure.diagnostics[0].message) from None
+        raise misfit(rule, match.root, failure.diagnostics[0].message) from None
     own = match.nodes.get(pattern.name)
     alike = own is not None and own.op == pattern.op and _reads(own, inputs, ops[own.op])
     if own is not None and alike and not _grown(inputs, build, graph) and _says(own, stated):
@@ -138,7 +136,7 @@ def _make(
         attrs = bind_attrs(op, given, types)
         use = instance(op, attrs, types)
     except OpError as failure:
-        raise _misfit(rule, match.root, failure.message, failure.hint) from None
+        raise misfit(rule, match.root, failure.message, failure.hint) from None
     if own is None:
         twin = _twin(rule, op, attrs, inputs, match, build)
         if twin is not None:
@@ -258,7 +256,7 @@ def _rewire(
         new = _operand(target, build)
         types = graph.type_of(old), _type(new, build, graph)
         if types[0] != types[1]:
-            raise _misfit(rule, match.root, f"`{name}` would be {types[1]} instead of {types[0]}")
+            raise misfit(rule, match.root, f"`{name}` would be {types[1]} instead of {types[0]}")
         if old != new:
             moved[old] = new
     build.builder.rewire(moved, but={n.name for n in build.made.values()})

@@ -16,9 +16,10 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.ops.arithmetic import Array, Floating
 from archir.ops.record import Law, OpSet
+from archir.rewrite.assumed import Assumption, shapes_of, whole
 from archir.rewrite.rule import Rule
 from archir.weights.functions import WeightError, evaluate, shape_of
-from archir.weights.store import numpy_dtype
+from archir.weights.store import computed_in, numpy_dtype
 from archir.weights.terms import Free, IndexMap, Ref, Statistic, Term, compose
 
 
@@ -45,6 +46,8 @@ class Plan:
     """The nodes of ``after`` that a pattern's right side names, by the names it gives them."""
     unread: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
     """Weights that the rule assumes to be zero: by path, the axes and what is kept of them."""
+    assumed: tuple[Assumption, ...] = ()
+    """What a rule over a pattern assumes of weights, in order: each is put in place in turn."""
     repeated: Mapping[str, tuple[tuple[int, IndexMap], ...]] = field(default_factory=dict)
     """Weights that it assumes to be equal where an axis's map takes them to one."""
     found: tuple[int, ...] = ()
@@ -149,21 +152,9 @@ def apply_terms(
             continue
         dtype = numpy_dtype(parameter.type.dtype)
         with np.errstate(all="ignore"):  # what is not finite shows in the drift
-            value = evaluate(term, Floating(_wide(dtype)), weights, held)
+            value = evaluate(term, Floating(computed_in(dtype)), weights, held)
             out[path] = np.asarray(value, dtype=dtype, order="C")
     return out
-
-
-def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """Half precision is computed in single; integers in double."""
-    if dtype.kind != "f":
-        return np.dtype(np.float64)
-    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
-
-
-def shapes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by path."""
-    return {p.path: _whole(p.type.shape) for p in graph.parameters.values()}
 
 
 def check_shapes(plan: Plan) -> None:
@@ -189,17 +180,13 @@ def check_shapes(plan: Plan) -> None:
             raise error(
                 "A220", f"rule `{name}`, weight `{path}`: {reason}", span=plan.rule.span
             ) from None
-        if found != _whole(parameter.type.shape):
+        if found != whole(parameter.type.shape):
             raise error(
                 "A220",
                 f"rule `{name}` gives `{path}` the shape {list(found)}, "
-                f"its operator wants {list(_whole(parameter.type.shape))}",
+                f"its operator wants {list(whole(parameter.type.shape))}",
                 span=plan.rule.span,
             )
-
-
-def _whole(shape: tuple[object, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if isinstance(size, int))
 
 
 def compose_terms(

@@ -11,6 +11,7 @@ from typing import Literal
 
 from archir.diag import Span
 from archir.ir.types import AttrValue
+from archir.lang.tree import Compare
 from archir.lang.tree import Expr as Expression
 from archir.ops.record import Mode
 
@@ -142,6 +143,8 @@ class Rewriting:
     lets: tuple[tuple[str, Expression], ...]
     weights: tuple[tuple[str, Expression], ...]
     """``node.role`` of the right side, and the term that makes it."""
+    assumes: tuple[Compare, ...] = ()
+    """What weights of the left side are where the function is kept: `node.role == term`."""
 
     def untouched(self, name: str) -> bool:
         """Whether a node of the left side stands on the right as it is, and all that it reads."""

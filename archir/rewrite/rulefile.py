@@ -310,18 +310,26 @@ class _RuleReader:
         }
         found: dict[str, str] = {}
         for clause in parts.get("assumes", []):
-            what, given = (self.reader.ident(c) for c in clause.children)
-            maker = made.get(given.text)
-            fits = maker is not None and maker.grows == (what.text == "repeated")
-            if what.text not in ASSUMED or not fits or not contract.function:
+            said = self.reader.expression(clause.children[0])
+            equation = isinstance(said, t.Compare) and said.op == "=="
+            if equation and contract.function and "over" not in parts:
+                continue  # its names are checked with those of the pattern
+            what = said.callee.text if isinstance(said, t.Call) else ""
+            operands = [a.value for a in said.arguments] if isinstance(said, t.Call) else []
+            one = operands[0] if len(operands) == 1 else None
+            given = one.path if isinstance(one, t.Name) else ""
+            maker = made.get(given)
+            fits = maker is not None and maker.grows == (what == "repeated")
+            if what not in ASSUMED or not fits or not contract.function:
                 self.complain(
                     "A205",
                     "a rule over a class that preserves the function may assume `unread(g)`, "
-                    "where g takes some channels, or `repeated(g)`, where it merges some",
-                    what.span,
+                    "where g takes some channels, or `repeated(g)`, where it merges some; one "
+                    "over a pattern, `node.weight == ...`",
+                    said.span,
                 )
             else:
-                found[what.text] = given.text
+                found[what] = given
         return found
 
     def _body(
@@ -360,7 +368,9 @@ class _RuleReader:
         if last and not any(name in replacement.bindings for name in last):
             text = f"`{last[0]}` is matched but not defined by the right side"
             self.complain("A206", text, label.span)
-        return Rewriting(match, replacement, tuple(lets), tuple(weights.items()))
+        said = [self.reader.expression(c.children[0]) for c in parts.get("assumes", [])]
+        assumes = tuple(e for e in said if isinstance(e, t.Compare))
+        return Rewriting(match, replacement, tuple(lets), tuple(weights.items()), assumes)
 
     def _side(self, clause: Tree[Token]) -> Pattern:
         statements = [

@@ -6,16 +6,19 @@ import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 
 import numpy as np
 
 from archir.diag import ArchirError, error
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Node
 from archir.ir.memory import uncollected
 from archir.ir.types import AttrValue
+from archir.lang import tree as t
 from archir.ops.arithmetic import Array
 from archir.ops.classes import AxisClasses
 from archir.ops.record import OpSet
+from archir.rewrite.assumed import Distance, nearest
 from archir.rewrite.class_rules import (
     SUFFIX,
     class_at,
@@ -25,21 +28,24 @@ from archir.rewrite.class_rules import (
     site_parts,
     sites_of,
 )
+from archir.rewrite.expressions import text_of
 from archir.rewrite.found import Known, no_weights
-from archir.rewrite.match import Failure, Matcher
+from archir.rewrite.match import Failure, Match, Matcher
 from archir.rewrite.pattern_rules import plan_pattern
 from archir.rewrite.plan import Plan
-from archir.rewrite.rule import ParameterKind, Reshaping, Rule
+from archir.rewrite.rule import ParameterKind, Reshaping, Rewriting, Rule
 from archir.rewrite.sources import paths_of, resolved
 
-_EXAMPLES: Mapping[ParameterKind, AttrValue] = {
-    "int": 1,
-    "odd": 1,
-    "even": 2,
-    "float": 1.0,
-    "bool": True,
-    "indices": (0,),
+_EXAMPLES: Mapping[ParameterKind, Sequence[AttrValue]] = {
+    "int": (2, 1, 3, 4, 6, 8, 16, 32),
+    "odd": (3, 1, 5),
+    "even": (2, 4),
+    "float": (1.0, 0.5),
+    "bool": (True, False),
+    "indices": ((0,),),
 }
+MOST_TRIED = 64
+"""So many choices of values are tried for the parameters of a rule over a pattern."""
 _HINTS = {"int": "24", "indices": "[0,2,3]"}
 
 
@@ -85,7 +91,27 @@ class Planner:
                 for at, held in sites_of(rule, self.classes, self.weights)
             ]
         matcher = Matcher(rule, self.graph, self.ops, _defaults(rule))
-        return [Site(rule.name, match.root) for match in matcher.all()]
+        if not rule.body.assumes:
+            roots = [match.root for match in matcher.all()]
+            free = {p.name: p.kind for p in rule.parameters if p.default is None}
+            free = {name: kind for name, kind in free.items() if kind != "path"}
+            if any(isinstance(e, t.Name) and e.path in free for g in rule.where for e in t.walk(g)):
+                roots = [at for at in roots if self._example(rule, self.graph.node(at), free)]
+            return [Site(rule.name, at) for at in roots]
+        apart = ((node, self._assumed(rule, matcher, node)) for node in matcher.candidates())
+        return [
+            Site(rule.name, node.name)
+            for node, found in apart
+            if found is not None and all(d.holds for d in found[1])
+        ]
+
+    def _assumed(
+        self, rule: Rule, matcher: Matcher, node: Node
+    ) -> tuple[Match, tuple[Distance, ...]] | None:
+        """The match at a node whose assumptions are nearest to holding in the weights."""
+        if self.weights is None:
+            return None
+        return nearest(rule, matcher, list(matcher.every(node)), self.weights)
 
     def plan(
         self,
@@ -111,7 +137,10 @@ class Planner:
             classes, weights = self.classes, self.weights
             return plan_class(rule, classes, held, site, bound, seed, weights, known)
         matcher = Matcher(rule, self.graph, self.ops, bound)
-        found = matcher.at(self.graph.node(site))
+        near = None
+        if rule.body.assumes:
+            near = self._assumed(rule, matcher, self.graph.node(site))
+        found = near[0] if near else matcher.at(self.graph.node(site))
         if isinstance(found, Failure):
             where = "" if found.node == site else f"at {found.node}, "
             raise error(
@@ -145,13 +174,13 @@ class Planner:
         For a class that is a size near its own: one more, twice as many, or one less.
         """
         kinds = {p.name: p.kind for p in rule.parameters if p.default is None}
-        names = [name for name, kind in kinds.items() if kind != "path"]
-        out = {name: _EXAMPLES[kinds[name]] for name in names}
-        for name in paths_of(rule):
-            matcher = Matcher(rule, self.graph, self.ops, {**_defaults(rule), **out})
-            for value in matcher.fitting(self.resolve(rule, at), name, 1):
-                out[name] = str(value)
-        if not isinstance(rule.body, Reshaping) or not names:
+        if isinstance(rule.body, Rewriting):
+            node = self.graph.node(self.resolve(rule, at))
+            first = {name: _EXAMPLES[kind][0] for name, kind in kinds.items() if kind != "path"}
+            return self._example(rule, node, kinds) or first
+        names = list(kinds)
+        out = {name: _EXAMPLES[kinds[name]][0] for name in names}
+        if not names:
             return out
         held = class_at(self.classes, self.graph, self.resolve(rule, at))
         if not isinstance(held.size, int):
@@ -168,6 +197,18 @@ class Planner:
             return tried
         tried = {n: few if k == "indices" else held.size + 1 for n, k in kinds.items()}
         return tried
+
+    def _example(
+        self, rule: Rule, node: Node, kinds: Mapping[str, ParameterKind]
+    ) -> dict[str, AttrValue] | None:
+        """Values for parameters that the guards allow at a node; None where there are none."""
+        names = [name for name, kind in kinds.items() if kind != "path"]
+        for values in islice(product(*(_EXAMPLES[kinds[name]] for name in names)), MOST_TRIED):
+            tried = dict(zip(names, values, strict=True))
+            found = Matcher(rule, self.graph, self.ops, {**_defaults(rule), **tried}).at(node)
+            if isinstance(found, Match):
+                return {**tried, **{n: str(found.variables[n]) for n in paths_of(rule)}}
+        return None
 
     def _fitting(self, matcher: Matcher, site: str) -> str:
         found = [f"{name}={v}" for name in matcher.sources for v in matcher.fitting(site, name)]
@@ -254,6 +295,24 @@ class Planner:
             raise error("A605", f"no site of `{rule.name}` fits `{at}`", hint=self._elsewhere(rule))
         return chosen
 
+    def _far(self, rule: Rule, matcher: Matcher) -> Failure | None:
+        """Where a rule matches, and its assumption is nearest to holding."""
+        assert isinstance(rule.body, Rewriting)
+        if not rule.body.assumes:
+            return None
+        said = ", ".join(text_of(e) for e in rule.body.assumes)
+        matched = next(matcher.all(), None)
+        if self.weights is None and matched is not None:
+            reason = f"it assumes {said}, and there are no weights to tell"
+            return Failure(0, matched.root, reason, "`archir weights init`, or --at SITE")
+        found = [self._assumed(rule, matcher, node) for node in matcher.candidates()]
+        wrong = [(d, near[0]) for near in found if near for d in near[1] if not d.holds]
+        if not wrong:
+            return None
+        far, match = min(wrong, key=lambda each: each[0].value)
+        reason = f"it assumes {far.text}; {far.path} is {far.value:.3g} of its norm away from that"
+        return Failure(0, match.root, reason, "--approximate, with --at SITE, applies it there")
+
     def _nowhere(self, rule: Rule) -> ArchirError:
         """The best failed match, or the first class's obstacle."""
         nothing = best = Failure(-1, self.graph.name, "nothing like it occurs")
@@ -269,6 +328,7 @@ class Planner:
                 found = matcher.at(node)
                 if isinstance(found, Failure) and found.matched > best.matched:
                     best = found
+            best = self._far(rule, matcher) or best
         where = "" if best is nothing else f"; nearest: at {best.node},"
         return error(
             "A302",
@@ -276,6 +336,13 @@ class Planner:
             node=best.node,
             hint=best.hint,
         )
+
+
+def looks_at_weights(rule: Rule) -> bool:
+    """Whether where a rule applies, or how, depends on the weights."""
+    if isinstance(rule.body, Rewriting):
+        return bool(rule.body.assumes)
+    return reads_weights(rule)
 
 
 def _several(rule: Rule, sites: Sequence[str], where: str) -> ArchirError:

@@ -61,6 +61,13 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(_NUMPY[dtype])
 
 
+def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What terms are computed in: half precision in single; integers in double."""
+    if dtype.kind != "f":
+        return np.dtype(np.float64)
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
 def load_weights(path: str | Path) -> Weights:
     """Read a safetensors file: path of a parameter -> array (writable, its own memory).
 

@@ -64,3 +64,27 @@ def test_a_claim_is_judged_of_a_rule_that_keeps_the_function(read, axioms) -> No
     verdict = prove(read(ORDER.replace("params kept", "macs decreases")), STANDARD, axioms)
     assert [(m.mode, m.kind) for m in verdict.modes][2:] == [("shape", "refuted")]
     assert verdict.modes[2].counterexample.value == "macs"
+
+
+IDLE = """rule idle {
+    "Take an identity convolution out, and a sum with zeros behind it."
+    preserves function in eval, train
+    assumes c.weight == identity(channels(x), k, k)
+    assumes c.bias == 0
+    assumes d.weight == 0
+    match   { f = c: conv(x, o, k, stride = 1, padding = "same", groups = 1)
+              y = add(f, d: conv(z, bias = false)) }
+            where rank(x) == 4, k % 2 == 1
+    replace { y = x }
+}"""
+
+
+def test_what_is_assumed_is_known_to_a_proof(read, axioms) -> None:
+    verdict = prove(read(IDLE), STANDARD, axioms)
+    assert [m.kind for m in verdict.modes] == ["proved", "proved"]
+
+
+@pytest.mark.parametrize("said", ["c.bias == 0", "d.weight == 0"])
+def test_what_is_assumed_is_needed(said, read, axioms) -> None:
+    verdict = prove(read(IDLE.replace(f"    assumes {said}\n", "")), STANDARD, axioms)
+    assert [m.kind for m in verdict.modes] == ["refuted", "refuted"]
