@@ -99,14 +99,16 @@ def _text(verdicts: Sequence[Verdict], summary: Mapping[str, float]) -> str:
     rows = []
     notes: list[str] = []
     for verdict in verdicts:
+        shown = False
         for held in verdict.modes:
             said = f"{held.kind} ({held.instances})" if held.kind == "tested" else held.kind
             what = _list(held.axioms) if held.axioms else textwrap.shorten(held.reason, 90)
-            rows.append((verdict.rule, held.mode, said, what, f"{held.seconds:.1f}"))
             if held.counterexample is not None:
-                notes.append(
-                    f"{verdict.rule}, {held.mode}: refuted by\n\n{held.counterexample.text()}"
-                )
+                what = textwrap.shorten(held.counterexample.difference(), 90)
+                text = f"{verdict.rule}, {held.mode}: refuted by\n\n{held.counterexample.text()}"
+                notes += [] if shown else [text]  # that of another mode is much the same
+                shown = True
+            rows.append((verdict.rule, held.mode, said, what, f"{held.seconds:.1f}"))
             notes += [f"{verdict.rule}: note: {m}" for m in held.misfits[:1]]
     headers = ("rule", "mode", "verdict", "axioms or reason", "seconds")
     counts = ", ".join(f"{summary[k]} {k}" for k in get_args(Kind) if summary[k]) or "no rules"

@@ -21,6 +21,7 @@ from archir.ops.record import REQUIRED, Attr, Derived, Kind, Op
 from archir.proof.translate import conjuncts
 from archir.rewrite.rule import Rule
 
+Tiny = tuple[int, int] | None
 RANKS = (4, 2, 3, 5)
 PLAIN = 2
 """Networks before this number have the defaults of what a pattern does not state."""
@@ -57,7 +58,7 @@ def sizes(rule: Rule) -> dict[tuple[str, int], int]:
 
 
 def shape(
-    number: int, rank: int, place: int, stated: Mapping[int, int], tiny: int = 0
+    number: int, rank: int, place: int, stated: Mapping[int, int], tiny: Tiny = None
 ) -> tuple[Size, ...]:
     """The shape of a tensor that enters a pattern.
 
@@ -67,7 +68,7 @@ def shape(
         place: Which tensor of the pattern it is, from 0. All are alike, but now and then other
             ones have more channels, or are stretched along some axes.
         stated: Sizes that the rule's guards want, by axis.
-        tiny: No size is larger, unless it is 0.
+        tiny: What bounds the channels, and the sizes around them.
     """
     rng = np.random.Generator(np.random.PCG64([number, 0x517E]))
     grown = number // 4
@@ -84,7 +85,7 @@ def shape(
         if place and rng.random() < 0.15:
             around = [int(rng.choice((1, n))) for n in around]
     if tiny:
-        channels, around = min(channels, tiny), [min(n, tiny) for n in around]
+        channels, around = min(channels, tiny[0]), [min(n, tiny[1]) for n in around]
     whole = [batch, channels + more, *around][:rank]
     for axis, size in stated.items():
         if -rank <= axis < rank:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from archir.lang import print_graph
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.cost import cost
 from archir.ops.record import OpSet
+from archir.proof.draws import Tiny
 from archir.proof.exact import Mismatch, Trial, check_use, feeds_of, trial_of
 from archir.proof.sketches import UnfitError, class_network, pattern_network
 from archir.rewrite.class_rules import reads_weights, sites_of
@@ -48,15 +51,19 @@ class Counterexample:
     def text(self) -> str:
         """As it is shown to a person."""
         given = "".join(f" --set {k}={v}" for k, v in self.arguments.items())
-        where = f"{self.value}[{', '.join(map(str, self.index))}]" if self.index else self.value
         lines = [
             *self.network.strip().splitlines(),
             "",
             f"at {self.site}{given}, mode {self.mode}:",
         ]
-        lines.append(f"  {where} is {self.before} before and {self.after} after")
+        lines.append(f"  {self.difference()}")
         lines += [f"  {name} = {value}" for name, value in self.numbers.items()]
         return "\n".join(lines)
+
+    def difference(self) -> str:
+        """What differs, in a line."""
+        where = f"{self.value}[{', '.join(map(str, self.index))}]" if self.index else self.value
+        return f"{where} is {_near(self.before)} before and {_near(self.after)} after"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -76,19 +83,10 @@ class Instance:
         return trial_of(self.plan, seed=self.number, arithmetic=Rational())
 
 
-@dataclass
-class Trials:
-    """What trying a rule gave."""
-
-    equal: int = 0
-    counterexample: Counterexample | None = None
-    misfits: list[str] = field(default_factory=list)
-
-
 class Instances:
     """Plans of a rule on small networks, the smallest first; made when asked for, and kept."""
 
-    def __init__(self, rule: Rule, ops: OpSet, *, tiny: int = 0) -> None:
+    def __init__(self, rule: Rule, ops: OpSet, *, tiny: Tiny = None) -> None:
         self.rule, self.ops, self.tiny = rule, ops, tiny
         self._held: list[Instance | str] = []
         self._more = self._made()
@@ -121,13 +119,13 @@ class Instances:
             if over_class:
                 sites = {name: c.size for name, c in sites_of(self.rule, planner.classes)}
             for site, size in sites.items():
-                plan, reasons = _planned(planner, self.rule, site, number, size)
+                plan, reasons = planned(planner, self.rule, site, number, size)
                 if plan is not None:
                     yield Instance(plan, number)
                 yield from (f"{reason} (at {site} of {_line(graph)})" for reason in reasons[:1])
 
 
-def _planned(
+def planned(
     planner: Planner, rule: Rule, site: str, number: int, size: Size | None
 ) -> tuple[Plan | None, list[str]]:
     """A plan with the first arguments that fit; else why those that the rule wants do not."""
@@ -150,7 +148,7 @@ def _planned(
     return None, reasons
 
 
-def _network(rule: Rule, ops: OpSet, number: int, tiny: int) -> tuple[Graph, str]:
+def _network(rule: Rule, ops: OpSet, number: int, tiny: Tiny) -> tuple[Graph, str]:
     if isinstance(rule.body, Reshaping):
         return class_network(ops, number), ""
     return pattern_network(rule, ops, number, arguments(rule, number, None), tiny=tiny)
@@ -189,44 +187,7 @@ def _argument(
     return value
 
 
-def try_rule(among: Instances, aspect: Aspect, wanted: int, *, shrink: bool = True) -> Trials:
-    """Try a rule on up to ``wanted`` instances; stops at the first that breaks its contract.
-
-    That one is made as small as it goes, if ``shrink``.
-    """
-    trials = Trials()
-    for found in among:
-        if isinstance(found, str):
-            trials.misfits.append(found)
-            continue
-        against = _against(found, among.rule, among.ops, aspect)
-        if against is None:
-            continue
-        if against is not True:
-            smaller = _smaller(among, aspect, found) if shrink else None
-            trials.counterexample = smaller or against
-            return trials
-        trials.equal += 1
-        if trials.equal >= wanted:
-            break
-    return trials
-
-
-def _smaller(among: Instances, aspect: Aspect, found: Instance) -> Counterexample | None:
-    """The same kind of instance with the smallest sizes that still show it."""
-    if isinstance(among.rule.body, Reshaping):
-        return None
-    for tiny in (1, 2):
-        for other in Instances(among.rule, among.ops, tiny=tiny).found():
-            if other.number > found.number:
-                break
-            against = _against(other, among.rule, among.ops, aspect)
-            if isinstance(against, Counterexample):
-                return against
-    return None
-
-
-def _against(
+def against(
     found: Instance, rule: Rule, ops: OpSet, aspect: Aspect
 ) -> Counterexample | Literal[True] | None:
     """A counterexample; True where the contract is kept; None where it says nothing."""
@@ -246,7 +207,7 @@ def _against(
     for value, array in feeds_of(found.plan, trial, aspect).items():
         numbers[str(value)] = _shown(array)
     numbers.update({path: _shown(array) for path, array in trial.old.items()})
-    numbers.update({f"new {p}": _shown(a) for p, a in trial.new.items() if p in found.plan.terms})
+    numbers.update({f"{p} after": _shown(a) for p, a in trial.new.items() if p in found.plan.terms})
     return _counterexample(found.plan, ops, aspect, check.mismatch, numbers)
 
 
@@ -267,6 +228,15 @@ def _counterexample(
     )
 
 
+def _near(number: str) -> str:
+    """A long fraction, and about how much it is."""
+    if len(number) < LONG or not re.fullmatch(r"-?\d+/\d+", number):
+        return number
+    return f"{number} (about {float(Fraction(number)):.6g})"
+
+
+LONG = 12
+"""Fractions of so many characters are said to be about something."""
 MOST = 64
 """Tensors with more entries than this are not written out."""
 

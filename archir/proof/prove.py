@@ -15,9 +15,10 @@ from dataclasses import replace
 from archir.ops.record import OpSet
 from archir.proof.attempts import Attempt, attempts, why_not
 from archir.proof.axioms import Axioms, installed_axioms
-from archir.proof.instances import Aspect, Instances, Trials, try_rule
+from archir.proof.instances import Aspect, Instances
 from archir.proof.saturation import Budget, Proof, Prover, available, missing, version
 from archir.proof.sketches import MAKERS
+from archir.proof.trials import Trials, try_rule
 from archir.proof.verdict import ModeVerdict, Verdict, shipped
 from archir.rewrite.rule import Reshaping, Rule
 

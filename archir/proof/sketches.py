@@ -6,7 +6,9 @@ what the rule leaves open. Sizes differ from each other as far as the operators 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from archir.ir.graph import Graph, GraphBuilder, Node, Output, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.lang import tree as t
 from archir.ops.infer import OpError, bind_attrs, instance
-from archir.ops.record import Op, OpSet
-from archir.proof.draws import RANKS, Choice, required, shape, sizes
+from archir.ops.record import REQUIRED, Op, OpSet
+from archir.proof.draws import RANKS, Choice, Tiny, required, shape, sizes
 from archir.proof.translate import conjuncts, ranks
 from archir.rewrite.expressions import Scope, evaluate, plain
 from archir.rewrite.rule import PatternNode, Rewriting, Rule
 from archir.rewrite.sources import paths_of
+
+SMALL = 3
+"""How often whole numbers that a tiny network must state are bounded as its sizes are."""
 
 
 class UnfitError(Exception):
@@ -30,14 +35,16 @@ class UnfitError(Exception):
 
 
 class Sketch:
-    """Builds a small network."""
+    """Builds a small network; ``cap`` bounds the sizes of its inputs."""
 
-    def __init__(self, ops: OpSet) -> None:
-        self.ops = ops
+    def __init__(self, ops: OpSet, cap: int | None = None) -> None:
+        self.ops, self.cap = ops, cap
         self.builder = GraphBuilder("instance")
 
     def input(self, name: str, shape: Sequence[Size]) -> Value:
         """An input of the network."""
+        if self.cap is not None:
+            shape = [min(n, self.cap) if isinstance(n, int) else n for n in shape]
         type_ = TensorType("f32", tuple(shape))
         self.builder.inputs.append(name)
         return self.builder.add(Node(name, "input", {}, (), {}, (type_,)))
@@ -72,11 +79,11 @@ class Sketch:
 
 
 def pattern_network(
-    rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], *, tiny: int = 0
+    rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], *, tiny: Tiny = None
 ) -> tuple[Graph, str]:
     """A network that the left side of a rule is meant to match, and the root of the match.
 
-    ``tiny`` caps all sizes.
+    ``tiny`` bounds its channels, and the sizes around them.
 
     Raises:
         UnfitError: there is none with this number.
@@ -91,7 +98,7 @@ def pattern_network(
 
 class _Pattern:
     def __init__(
-        self, rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], tiny: int
+        self, rule: Rule, ops: OpSet, number: int, arguments: Mapping[str, AttrValue], tiny: Tiny
     ) -> None:
         assert isinstance(rule.body, Rewriting)
         self.rule, self.body, self.ops = rule, rule.body, ops
@@ -202,6 +209,13 @@ class _Pattern:
                     value = self.value(self.known[name], names)
             if value is None:
                 value = choice.value(attr)
+                if (
+                    self.tiny
+                    and attempt < SMALL
+                    and attr.default is REQUIRED
+                    and type(value) is int
+                ):
+                    value = min(value, self.tiny[0])
             if value is not None:
                 given[attr.name] = value
                 names.setdefault(getattr(stated, "path", ""), value)
@@ -231,9 +245,19 @@ def class_network(ops: OpSet, number: int) -> Graph:
     Raises:
         UnfitError: an operator that it would use is not there.
     """
-    maker = MAKERS[number % len(MAKERS)]
+    return _made(MAKERS[number % len(MAKERS)], Sketch(ops), 2 + (number // len(MAKERS)) % 3)
+
+
+def small_class_networks(ops: OpSet) -> Iterator[Graph]:
+    """The same networks in the smallest sizes that they can have, and a little larger."""
+    for maker, size, cap in product(MAKERS, (1, 2, 3), (1, 2)):
+        with suppress(UnfitError):
+            yield _made(maker, Sketch(ops, cap), size)
+
+
+def _made(maker: Callable[[Sketch, int], Graph], sketch: Sketch, size: int) -> Graph:
     try:
-        return maker(Sketch(ops), 2 + (number // len(MAKERS)) % 3)
+        return maker(sketch, size)
     except (KeyError, OpError) as reason:
         raise UnfitError(str(reason)) from None
 
