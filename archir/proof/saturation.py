@@ -24,8 +24,9 @@ from typing import IO, Any, Self, get_args
 from archir.diag import UNSUPPORTED, ArchirError, Diagnostic
 from archir.ops.record import Mode, OpSet
 from archir.proof.axioms import Axioms, Lawful
+from archir.proof.opaque import hidden
 from archir.proof.spelling import Lawbook, read
-from archir.proof.terms import Formula, Goal
+from archir.proof.terms import Formula, Goal, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,8 @@ class Prover:
             raise missing()
         limits = {"steps": budget.steps, "size": budget.size, "members": members}
         limits["minimal"] = minimal
-        jobs = [book.job(goal) for goal in goals]
+        plain = {goal.name: hidden(goal) for goal in goals}
+        jobs = [book.job(goal) for goal, _ in plain.values()]
         keys = {j["name"]: f"{j['setup']}{j['laws']}{limits}" for j in jobs}
         first = {keys[j["name"]]: j for j in reversed(jobs) if keys[j["name"]] not in self._known}
         if first:
@@ -143,8 +145,13 @@ class Prover:
                     a["size"],
                     a["seconds"],
                 )
-        held = self._known
-        return {n: replace(held[k], goal=n) for n, k in keys.items() if k in held}
+        found: dict[str, Proof] = {}
+        for name, key in keys.items():
+            if key in self._known:
+                proof = self._known[key]
+                terms = tuple(replaced(m, plain[name][1]) for m in proof.members)
+                found[name] = replace(proof, goal=name, members=terms)
+        return found
 
     def _ask(self, job: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
         end = time.monotonic() + seconds

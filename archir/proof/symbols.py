@@ -58,6 +58,10 @@ class Symbols:
     along: Along | None = None
     drawn: list[int] = field(default_factory=list)
     """One entry for each time something is drawn: no two draws are the same."""
+    stated: dict[str, Mapping[str, Formula]] = field(default_factory=dict)
+    """Attributes of pattern nodes."""
+    attributes: bool = False
+    """Whether a name that is both (a layer's ``bias``) is the attribute, not the parameter."""
     target: str = ""
     """The parameter that is given a value."""
 
@@ -115,6 +119,8 @@ class Symbols:
         if path in self.names:
             return self.names[path]
         owner, _, leaf = path.rpartition(".")
+        if self.attributes and leaf in self.stated.get(owner, ()):
+            return self.stated[owner][leaf]
         if self.target and path in self.weights:
             return Variable(path)  # the weight, where the layer states whether it has one too
         if owner in self.owned and leaf in self.owned[owner]:

@@ -227,6 +227,7 @@ class _Translation:
                 self.symbols.weights.add(f"{node.name}.{p.role}")
         self._add(self.left, node, op, operands, attrs, params, rank)
         self.symbols.owned[node.name] = {**attrs, **params}
+        self.symbols.stated[node.name] = attrs
         if "weight" in params and (op.name == "linear" or attrs.get("groups") == Constant(1)):
             self._columns(op, operands[0], params["weight"])
 
@@ -366,7 +367,9 @@ class _Translation:
         for attr in _ordered(op):
             stated = node.attrs.get(attr.name)
             if stated is not None:
+                self.symbols.attributes = True
                 value = self.symbols.term(stated)
+                self.symbols.attributes = False
             elif old is not None:
                 attrs[attr.name] = old.attrs[attr.name]
                 continue
@@ -375,6 +378,7 @@ class _Translation:
             attrs[attr.name] = self._attribute(attr, value, operands, rank, attrs)
         kept = old or self._kept(node, operands, attrs)
         self.symbols.owned[node.name] = {**attrs, **(kept.params if kept else {})}
+        self.symbols.stated[node.name] = attrs
         params = self._weights(node, op, attrs, kept)
         self._add(self.right, node, op, operands, attrs, params, rank)
 

@@ -275,6 +275,11 @@ def _same(k: Arithmetic, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
     return tuple(d * (e - 1) // 2 for e, d in zip(kernel, dilation, strict=True))
 
 
+def _zeros_along(k: Arithmetic, w: Array, amount: int, axis: int) -> Array:
+    axis %= w.ndim
+    return k.array(np.zeros((*w.shape[:axis], amount, *w.shape[axis + 1 :]), np.int64))
+
+
 def _need(condition: bool, text: str) -> None:
     if not condition:
         raise WeightError(text)
@@ -310,11 +315,12 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "port": lambda k, outputs, number: outputs[number],
     **WINDOWS,
     "shape": lambda k, x: x.shape,
+    "zeros_along": _zeros_along,
     "stretch": lambda k, x, shape: np.broadcast_to(x, shape),
 }
 """Functions that proofs speak of beside operators and weight functions."""
 
-CHANNELWISE = tuple(name for name in PROOF_FUNCTIONS if name.startswith("channel_"))
+CHANNELWISE = ("channel_add", "channel_subtract", "channel_multiply", "channel_divide")
 MOVING = ("take", "place")
 MERGING = ("first", "fibre_sum")
 """Weight functions that act along one axis with a map: entry by entry, several onto one."""
