@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -64,6 +65,7 @@ def plan_pattern(
     for node in match.nodes.values():
         if node.name not in stay:
             build.builder.nodes.pop(node.name, None)
+    _bury(match, build)
     scope.attributes = False
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
@@ -79,6 +81,20 @@ def plan_pattern(
     plan = replace(plan, assumed=assumed)
     check_shapes(plan)
     return plan
+
+
+def _bury(match: Match, build: _Build) -> None:
+    """Take away what nothing reads any more, now that some of the matched nodes are gone."""
+    builder = build.builder
+    gone = [node for node in match.nodes.values() if node.name not in builder.nodes]
+    read = Counter(v.node for node in builder.nodes.values() for v in node.inputs)
+    read.update(output.value.node for output in builder.outputs)
+    while gone:
+        for name in {v.node for v in gone.pop().inputs}:
+            node = builder.nodes.get(name)
+            if node is not None and node.op != "input" and not read[name]:
+                gone.append(builder.nodes.pop(name))
+                read.subtract(v.node for v in node.inputs)
 
 
 def _tied(rule: Rule, match: Match, terms: Mapping[str, Term], graph: Graph, after: Graph) -> None:
@@ -124,12 +140,14 @@ def _make(
             raise
         raise misfit(rule, match.root, failure.diagnostics[0].message) from None
     own = match.nodes.get(pattern.name)
+    if own is None and pattern.unlabelled:
+        own = _twin(rule, pattern, stated, inputs, match, build, ops[pattern.op])
+    types = tuple(_type(v, build, graph) for v in inputs)
     alike = own is not None and own.op == pattern.op and _reads(own, inputs, ops[own.op])
     if own is not None and alike and not _grown(inputs, build, graph) and _says(own, stated):
         _keep(pattern, own, build)
         return
     old = own if own is not None and own.op == pattern.op else None
-    types = tuple(_type(v, build, graph) for v in inputs)
     given = {**old.attrs, **stated} if old is not None else stated
     op = ops[pattern.op]
     try:
@@ -137,8 +155,8 @@ def _make(
         use = instance(op, attrs, types)
     except OpError as failure:
         raise misfit(rule, match.root, failure.message, failure.hint) from None
-    if own is None:
-        twin = _twin(rule, op, attrs, inputs, match, build)
+    if own is None and not pattern.unlabelled:
+        twin = _twin(rule, pattern, attrs, inputs, match, build, op)
         if twin is not None:
             _keep(pattern, twin, build)
             return
@@ -172,19 +190,23 @@ def _says(node: Node, stated: Mapping[str, AttrValue]) -> bool:
 
 def _twin(
     rule: Rule,
-    op: Op,
-    attrs: Mapping[str, AttrValue],
+    pattern: PatternNode,
+    stated: Mapping[str, AttrValue],
     inputs: tuple[Value, ...],
     match: Match,
     build: _Build,
+    op: Op,
 ) -> Node | None:
-    """A matched node without tensors of its own that computes what a new one would, and stays."""
+    """A matched node that says the same as one of the right side: it stays.
+
+    One with a name of its own is a node beside it if it has weights.
+    """
     body = rule.body
     assert isinstance(body, Rewriting)
     for name, node in match.nodes.items():
         free = node.name not in build.kept and body.replace.node(name) is None
-        same = (node.op, node.attrs) == (op.name, attrs) and _reads(node, inputs, op)
-        if free and same and not node.params:
+        same = node.op == pattern.op and _reads(node, inputs, op) and _says(node, stated)
+        if free and same and (pattern.unlabelled or not node.params):
             return node
     return None
 
@@ -228,8 +250,7 @@ def _attr(value: Result) -> AttrValue:
 def _fresh(pattern: PatternNode, root: str, build: _Build) -> str:
     """A free path beside the root of the match, numbered on where its name is in use."""
     scope, dot, _ = root.rpartition(".")
-    unlabelled = re.fullmatch(rf"{re.escape(pattern.op)}\d*", pattern.name)
-    base = pattern.op if unlabelled else pattern.name
+    base = pattern.op if pattern.unlabelled else pattern.name
     taken = build.builder.nodes.keys() | build.builder.parameters.keys()
     prefix = f"{scope}{dot}"
     beside = {name[len(prefix) :].split(".")[0] for name in taken if name.startswith(prefix)}
