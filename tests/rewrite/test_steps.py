@@ -72,7 +72,6 @@ def test_each_step_starts_with_what_the_one_before_has_made() -> None:
         ("take(h) / count(h)", "take(h)"),
         ("carry take(h) ", "carry take(h) * 2 "),
         ("consume take(k)", "consume take(k) * 2"),
-        ("consume place(g)", "consume graft(g)"),
         ("2 * size(c)", "size(c) + 1"),
     ],
 )
@@ -196,7 +195,7 @@ def test_a_pair_is_made_alike_and_read_with_opposite_signs() -> None:
     one, two = new["end.weight"][:, 6:9], new["end.weight"][:, 9:]
     assert (one == -two).all()
     assert (one != 0).mean() > 0.8
-    assert drift(made) == 0
+    assert drift(made) < 1e-15
     (found,) = failure(CHAIN, "widen.pairs", "a", width=11).diagnostics
     assert (found.code, "% 2 == 0" in found.message) == ("A302", True)
 
@@ -204,7 +203,9 @@ def test_a_pair_is_made_alike_and_read_with_opposite_signs() -> None:
 def test_shares_differ() -> None:
     made = plan(CHAIN, "widen.shares", "a", 4, width=12)
     old, new = moved(made)
-    ratio = (new["end.weight"] / np.tile(old["end.weight"], (1, 2, 1, 1)))[0, :, 0, 0]
+    rows = {row.tobytes(): j for j, row in enumerate(old["a.weight"])}
+    origin = [rows[row.tobytes()] for row in new["a.weight"]]
+    ratio = (new["end.weight"] / old["end.weight"][:, origin])[0, :, 0, 0]
     assert ((ratio > 0.2) & (ratio < 0.8)).all()
     assert len({*np.round(ratio, 3)}) > 6
 
@@ -220,9 +221,9 @@ block layer(dim, heads) {
     v = n |> linear(dim, bias = false)
     h = input + (attention(q, k, v, heads = heads) |> proj: linear(dim, bias = false))
     m = h |> rms2: rms_norm
-    gate = m |> linear(3 * dim, bias = false) |> silu
-    up = m |> linear(3 * dim, bias = false)
-    output h + (gate * up |> down: linear(dim, bias = false))
+    g = m |> gate: linear(3 * dim, bias = false) |> silu
+    u = m |> up: linear(3 * dim, bias = false)
+    output h + (g * u |> down: linear(dim, bias = false))
 }
 arch net {
     input w: i64[N, 5]
@@ -253,7 +254,7 @@ def test_the_parts_of_a_vision_transformer_grow(part: str) -> None:
 
 def test_hidden_units_of_a_gated_transformer() -> None:
     """Of a SwiGLU: gate and up make one class, which `down` reads."""
-    made = plan(GATED, "widen.zero_outgoing", "t.0.gate.linear", 3, width=30)
+    made = plan(GATED, "widen.zero_outgoing", "t.0.gate", 3, width=30)
     assert {p.split(".")[2] for p in made.terms} == {"gate", "up", "down"}
     assert equal(made) == {"eval", "train"}
 
