@@ -141,7 +141,23 @@ class _Pattern:
             iter(self.ranks.values()), RANKS[self.number % len(RANKS)]
         )
         stated = {axis: size for (held, axis), size in self.sizes.items() if held == name}
+        stated.update(self.derived(name))
         return shape(self.number, rank, place, stated, self.tiny)
+
+    def derived(self, name: str) -> dict[int, int]:
+        """Sizes that a guard makes of those of tensors before (`size(b, 2) == 2 * size(a, 2)`)."""
+        found: dict[int, int] = {}
+        for guard in conjuncts(self.rule):
+            call = guard.left if isinstance(guard, t.Compare) and guard.op == "==" else None
+            if not (isinstance(call, t.Call) and call.callee.text == "size"):
+                continue
+            subject, axis = [a.value for a in call.arguments]
+            if isinstance(subject, t.Name) and subject.path == name and self.values:
+                assert isinstance(guard, t.Compare)
+                place, size = self.value(axis, {}), self.value(guard.right, self.scalars)
+                if isinstance(place, int) and isinstance(size, int):
+                    found[place] = size
+        return found
 
     def node(self, node: PatternNode) -> Value:
         op = self.ops[node.op]
