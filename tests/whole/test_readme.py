@@ -95,10 +95,16 @@ def test_the_networks() -> None:
 
 
 def test_the_rules() -> None:
-    named = [name for row in cells("rule | what") for name in code(row[0])]
+    named = [name for row in cells("family | what") for name in code(row[0])]
     rules = library(STANDARD)
-    assert sorted(named) == sorted(rules)
-    assert [n for n in named if isinstance(rules[n].body, Reshaping)] == named[-4:]
+    assert sorted(named) == sorted({name.partition(".")[0] for name in rules})
+    told = code(README.partition(" act on an *axis class*")[0].rpartition("\n\n")[2])
+    reach = {n for n, rule in rules.items() if isinstance(rule.body, Reshaping)}
+    assert {n for n in reach if not any(n.startswith(f"{t}.") for t in told)} == set(told)
+    for row in cells("family | what"):
+        for name in code(row[0]):
+            found = [r.contract for n, r in rules.items() if n.partition(".")[0] == name]
+            assert all(c.shape for c in found) or not row[2].startswith("shape"), name
 
 
 def test_the_commands() -> None:
