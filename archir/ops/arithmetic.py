@@ -155,7 +155,9 @@ class Rational:
         return np.asarray(_ratio(a, b), dtype=object)
 
     def matmul(self, a: Array, b: Array) -> Array:
-        return np.asarray(np.matmul(a, b), dtype=object)
+        (left, above), (right, below) = _whole(a), _whole(b)
+        product = np.asarray(np.matmul(left, right), dtype=object)
+        return product if above * below == 1 else self.divide(product, self.array(above * below))
 
     def sum(self, a: Array, axis: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axis), dtype=object)
@@ -176,6 +178,17 @@ class Rational:
     def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
         shift = Fraction(1 + sum(name.encode()) % 97, 101)
         return np.asarray(a * a * shift + a * (1 - shift) + shift, dtype=object)
+
+
+def _whole(a: Array) -> tuple[Array, int]:
+    """Whole numbers, and what they are to be divided by: sums of products are faster in ints."""
+    flat = a.reshape(-1).tolist()
+    below = math.lcm(*{value.denominator for value in flat})
+    if below == 1 and all(type(value) is int for value in flat):
+        return a, 1
+    scaled = np.empty(len(flat), dtype=object)
+    scaled[:] = [value.numerator * (below // value.denominator) for value in flat]
+    return scaled.reshape(a.shape), below
 
 
 def _exact_ratio(a: int | Fraction, b: int | Fraction) -> int | Fraction:

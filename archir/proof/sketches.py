@@ -107,7 +107,14 @@ class _Pattern:
         self.scalars: dict[str, Any] = dict(arguments)
         self.known = _equations(rule)
         self.ranks, self.sizes = ranks(rule), sizes(rule)
+        self.guards = [
+            guard
+            for guard in conjuncts(rule)
+            if not any(isinstance(e, t.Call) and e.callee.text == "uses" for e in t.walk(guard))
+        ]
+        """All guards but those that ask for readers, which are not there yet."""
         self.sketch = Sketch(ops)
+        self.so_far = self.sketch.builder.build()
         self.values: dict[str, Value] = {}
         self.made: dict[str, Value] = {}
 
@@ -194,16 +201,14 @@ class _Pattern:
         return names
 
     def allowed(self, names: Mapping[str, Any]) -> bool:
-        """Whether the guards hold, as far as they speak of what is known (not yet of readers)."""
-        return all(
-            self.value(guard, names) is not False
-            for guard in conjuncts(self.rule)
-            if not any(isinstance(e, t.Call) and e.callee.text == "uses" for e in t.walk(guard))
-        )
+        """Whether the guards hold, as far as they speak of what is known."""
+        return all(self.value(guard, names) is not False for guard in self.guards)
 
     def value(self, expression: t.Expr, names: Mapping[str, Any]) -> Any:
         """The value of an expression; None where it speaks of what is not known yet."""
-        scope = Scope(self.sketch.builder.build(), names=dict(names), tensors=self.values)
+        if len(self.so_far) < len(self.sketch.builder.nodes):
+            self.so_far = self.sketch.builder.build()
+        scope = Scope(self.so_far, names=dict(names), tensors=self.values)
         try:
             return evaluate(expression, scope)
         except ArchirError:
