@@ -261,7 +261,8 @@ class _Translation:
             return free
         if isinstance(stated, t.Name) and stated.path not in self.symbols.names:
             if stated.path in self.known:
-                stated = self.known[stated.path]
+                value = self.symbols.term(self.known[stated.path])
+                self.symbols.names[stated.path] = value
             else:
                 self.symbols.names[stated.path] = free
                 return free
