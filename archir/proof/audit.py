@@ -320,10 +320,11 @@ class _Drawing:
         return self._size(name)
 
     def _sizes(self) -> tuple[int, ...]:
-        """A shape: often that of a tensor."""
+        """A shape: often that of a tensor, or one of as many entries."""
         shapes = [v.shape for v in self.found.values() if isinstance(v, np.ndarray)]
         if shapes and self.rng.random() < 0.7:
-            return tuple(shapes[int(self.rng.integers(len(shapes)))])
+            held = tuple(shapes[int(self.rng.integers(len(shapes)))])
+            return held if self.rng.random() < 0.5 else (int(np.prod(held[:2])), *held[2:], 1)
         return tuple(int(n) for n in self.rng.integers(1, 4, int(self.rng.integers(1, 4))))
 
     def _map(self, declared: Declared) -> None:

@@ -46,6 +46,7 @@ from archir.proof.vocabulary import (
     MOVING,
     PROOF_FUNCTIONS,
     RELATIONS,
+    head_of,
     layout,
 )
 from archir.rewrite.library import GROUP
@@ -302,6 +303,9 @@ class _Speller:
         name = head.rpartition(".")[0] or head
         if name in self.ops and name not in (*FUNCTIONS, *FOLDED):
             return self.use(head, self.ops[name], call)
+        if name in self.ops and any(a.keyword is not None for a in call.arguments):
+            # A weight function of that name has no attributes to state.
+            return self.use(head_of(self.ops[name]), self.ops[name], call)
         if head not in FUNCTIONS and head not in PROOF_FUNCTIONS:
             raise self.wrong(f"there is no `{head}`", call)
         return Application(head, tuple(self.term(a.value) for a in call.arguments))
