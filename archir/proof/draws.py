@@ -27,8 +27,8 @@ PLAIN = 2
 """Networks before this number have the defaults of what a pattern does not state."""
 REGULAR = 12
 """Networks before this number have sizes that grow with it; later ones any."""
-CHANNELS = (2, 3, 4, 6, 8, 1)
-AROUND = (1, 2, 3, 4, 5, 6, 7)
+CHANNELS = (2, 3, 4, 6, 8)
+AROUND = (2, 3, 4, 5, 6, 7, 9)
 VOLUME = {3: 9, 4: 30, 5: 24}
 """How many positions a tensor of a rank may have."""
 KERNELS = (1, 2, 3, 3, 5)
@@ -112,7 +112,8 @@ class Choice:
         """A value for an attribute; None for its default, or where none can be made up."""
         if attr.default is not REQUIRED:
             derived = isinstance(attr.default, Derived)
-            if self.number < PLAIN or self.attempt > 8 or self.rng.random() < 0.5 or derived:
+            often = 0.5 if self.number < REGULAR else 0.35
+            if self.number < PLAIN or self.attempt > 8 or derived or self.rng.random() < often:
                 return None
         rank = self.types[0].rank if self.types else 0
         match attr.kind:
@@ -153,6 +154,8 @@ class Choice:
         choices: tuple[int, ...] = (1, 2, 3)
         if attr.name == "kernel":
             choices = KERNELS if count < 3 else (1, 2, 3)
+        elif attr.name == "stride":
+            choices = (1, 2, 3, 4)
         elif attr.kind is Kind.PADDING or attr.name == "padding":
             choices = (0, 1, 2)
         elif attr.name == "output_padding":

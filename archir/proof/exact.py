@@ -24,7 +24,7 @@ from archir.diag import error
 from archir.ir.dims import substitute, symbols_of
 from archir.ir.graph import Node, Value
 from archir.ir.types import TensorType
-from archir.ops.arithmetic import PRIME, Arithmetic, Array, Rational, Residues, balance
+from archir.ops.arithmetic import PRIME, Arithmetic, Array, Floating, Rational, Residues, balance
 from archir.ops.evaluate import run
 from archir.ops.record import Mode, OpSet
 from archir.rewrite.assumed import put_in_place
@@ -128,9 +128,13 @@ def check_use(
     seed: int = 0,
     arithmetic: Arithmetic | None = None,
     trial: Trial | None = None,
+    compare: Callable[[str, Array, Array], Mismatch | None] | None = None,
 ) -> ExactCheck:
-    """Compare both sides of a plan exactly, in GF(p) unless another arithmetic is given."""
-    start = time.perf_counter()
+    """Compare both sides of a plan exactly, in GF(p) unless another arithmetic is given.
+
+    ``compare`` says where two tensors differ, if not with ``==``.
+    """
+    start, compare = time.perf_counter(), compare or _compare
     trial = trial or trial_of(plan, seed=seed, arithmetic=arithmetic)
     k, region, old, new = trial.arithmetic, trial.region, trial.old, trial.new
     feeds = feeds_of(plan, trial, mode)
@@ -140,7 +144,7 @@ def check_use(
     left, right = (one(), two()) if isinstance(k, Rational) else _together(one, two)
     mismatch = None
     for a, b in region.checks:
-        mismatch = mismatch or _compare(str(a), left.values[a], right.values[b])
+        mismatch = mismatch or compare(str(a), left.values[a], right.values[b])
     if mode == "train":
         mapped, measured = {**old, **left.buffers}, trial.measured
         for path, found in right.buffers.items():
@@ -151,7 +155,7 @@ def check_use(
             own = found
             for axis, kept in ({} if term is None else _related(term)).items():
                 due, own = due.compress(kept, axis), own.compress(kept, axis)
-            mismatch = mismatch or _compare(path, due, own)
+            mismatch = mismatch or compare(path, due, own)
     numbers = sum(int(np.size(x)) for x in (*left.values.values(), *old.values()))
     return ExactCheck(
         mode,
@@ -197,6 +201,8 @@ def _reads(region: Region, name: str) -> bool:
 def _draw(k: Arithmetic, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     if isinstance(k, Rational):
         return k.array(rng.integers(-9, 10, shape))
+    if isinstance(k, Floating):
+        return k.array(rng.uniform(-1, 1, shape))
     values = rng.integers(-(PRIME // 2), PRIME // 2 + 1, shape, np.int32)
     return values.astype(np.float64)
 

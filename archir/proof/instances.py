@@ -22,6 +22,7 @@ from archir.ops.record import OpSet
 from archir.proof.draws import Tiny
 from archir.proof.exact import Mismatch, Trial, check_use, feeds_of, trial_of
 from archir.proof.sketches import UnfitError, class_network, pattern_network
+from archir.proof.stand_ins import only_stand_ins_differ
 from archir.rewrite.class_rules import reads_weights, sites_of
 from archir.rewrite.found import sample
 from archir.rewrite.plan import Plan, dropout_in, region_of
@@ -189,8 +190,11 @@ def _argument(
 
 def against(
     found: Instance, rule: Rule, ops: OpSet, aspect: Aspect
-) -> Counterexample | Literal[True] | None:
-    """A counterexample; True where the contract is kept; None where it says nothing."""
+) -> Counterexample | Literal[True, "near"] | None:
+    """A counterexample; True where the contract is kept; None where it says nothing.
+
+    "near" where only the stand-ins of exact arithmetic differ.
+    """
     if aspect == "shape":
         return _shape_and_cost(found.plan, rule, ops)
     if aspect == "train" and dropout_in(region_of(found.plan), ops) is not None:
@@ -203,6 +207,8 @@ def against(
     if check.equal:
         return True
     assert check.mismatch is not None
+    if only_stand_ins_differ(found.plan, ops, aspect, found.number):
+        return "near"
     numbers: dict[str, Any] = {}
     for value, array in feeds_of(found.plan, trial, aspect).items():
         numbers[str(value)] = _shown(array)

@@ -30,7 +30,7 @@ LEAST = 10
 """So many mutants are made of each rule."""
 MOST = 20
 """And no more, so that every kind of operator has its turn in little time."""
-TESTS = 48
+TESTS = 64
 """On how many small networks a mutant is tried that is neither refuted at once nor proved."""
 SECONDS = 20.0
 
@@ -151,6 +151,16 @@ def _place(text: str, edit: Edit) -> str:
 def judge(mutant: Mutant, ops: OpSet, axioms: Axioms) -> Judgement:
     """What becomes of a mutant: small networks first, which refute most, then a proof."""
     start = time.perf_counter()
+    try:
+        return _judged(mutant, ops, axioms, start)
+    except ArchirError as failure:
+        why = failure.diagnostics[0].message  # what no planner takes
+        return Judgement(
+            mutant, "refuted", why, (), fits=False, seconds=time.perf_counter() - start
+        )
+
+
+def _judged(mutant: Mutant, ops: OpSet, axioms: Axioms, start: float) -> Judgement:
     rule = Mutator(mutant.text, ops).rule
     promises: list[Aspect] = [*rule.contract.function]
     if rule.contract.shape:

@@ -62,7 +62,7 @@ WINDOWS = ("stride", "padding", "dilation")
 """Attributes that a layer's function depends on, whatever its weights are."""
 ENDS = ("neg", "tanh", "roll(1, 1)", "sigmoid", "neg |> tanh", "tanh |> neg")
 """What changes any tensor, but not its shape."""
-CUTS = ("unsqueeze(1)", "max_pool(2)", "unsqueeze(2)", "max_pool(3)")
+CUTS = ("unsqueeze(1)", "upsample(2)", "unsqueeze(2)", "upsample(3)")
 """What changes the shape of any tensor; no two of them together keep it."""
 NUMBERS = (Kind.INT, Kind.FLOAT, Kind.AXIS)
 """Kinds of attributes that are wrong when they are one off."""

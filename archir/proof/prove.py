@@ -18,12 +18,15 @@ from archir.proof.axioms import Axioms, installed_axioms
 from archir.proof.instances import Aspect, Instances
 from archir.proof.saturation import Budget, Proof, Prover, available, missing, version
 from archir.proof.sketches import MAKERS
+from archir.proof.stand_ins import BOUND
 from archir.proof.trials import Trials, try_rule
 from archir.proof.verdict import ModeVerdict, Verdict, shipped
 from archir.rewrite.rule import Reshaping, Rule
 
-TESTED = 24
+TESTED = 64
 """On how many small networks a rule is tried that is not proved."""
+SHAPES = 24
+"""On how many shapes and costs are."""
 CONFIRMED = 8
 """On how many one that is."""
 CONFIRMED_OVER_CLASS = 2 * len(MAKERS)
@@ -161,6 +164,9 @@ def without_proof(among: Instances, mode: Aspect, tests: int, reason: str = "") 
     found = _refuted(mode, trials)
     if found is None and trials.equal:
         misfits = _some(trials)
+        if trials.near:
+            reason = f"{reason}; " if reason else ""
+            reason += f"on {trials.near} networks equal in double precision alone, within {BOUND:g}"
         found = ModeVerdict(mode, "tested", instances=trials.equal, reason=reason, misfits=misfits)
     if found is None:
         none = "no small network could be made on which to try it"
@@ -168,7 +174,7 @@ def without_proof(among: Instances, mode: Aspect, tests: int, reason: str = "") 
     return replace(found, seconds=time.perf_counter() - start)
 
 
-def shape_verdict(among: Instances, tests: int = TESTED) -> list[ModeVerdict]:
+def shape_verdict(among: Instances, tests: int = SHAPES) -> list[ModeVerdict]:
     """The verdict on shapes and costs; of a rule that keeps the function, only what is wrong."""
     contract = among.rule.contract
     if contract.shape:

@@ -30,6 +30,10 @@ SMALL = 3
 """How often whole numbers that a tiny network must state are bounded as its sizes are."""
 
 
+LARGE = 8
+"""In so many attempts no layer has a single window."""
+
+
 class UnfitError(Exception):
     """No network could be made with this choice."""
 
@@ -41,11 +45,11 @@ class Sketch:
         self.ops, self.cap = ops, cap
         self.builder = GraphBuilder("instance")
 
-    def input(self, name: str, shape: Sequence[Size]) -> Value:
+    def input(self, name: str, shape: Sequence[Size], dtype: str = "f32") -> Value:
         """An input of the network."""
         if self.cap is not None:
             shape = [min(n, self.cap) if isinstance(n, int) else n for n in shape]
-        type_ = TensorType("f32", tuple(shape))
+        type_ = TensorType(dtype, tuple(shape))
         self.builder.inputs.append(name)
         return self.builder.add(Node(name, "input", {}, (), {}, (type_,)))
 
@@ -124,7 +128,7 @@ class _Pattern:
         free = dict.fromkeys([*body.match.variables, *paths_of(self.rule)])
         for place, name in enumerate(free):
             path = f"{name}_in" if name in taken else name
-            self.values[name] = self.sketch.input(path, self.shape(name, place))
+            self.values[name] = self.sketch.input(path, self.shape(name, place), self.dtype(name))
         for node in body.match.nodes:
             self.made[node.name] = self.node(node)
         handed = [o for name, o in body.match.bindings.items() if name in body.replace.bindings]
@@ -142,6 +146,15 @@ class _Pattern:
         asked = [c.arguments[0].value for c in calls if c.callee.text == "uses" and c.arguments]
         names = dict.fromkeys(e.path for e in asked if isinstance(e, t.Name))
         return [name for name in names if name in self.values] if self.number % 2 else []
+
+    def dtype(self, name: str) -> str:
+        """The element type that a variable's first reader takes."""
+        for node in self.body.match.nodes:
+            for place, operand in enumerate(node.operands):
+                held = self.ops[node.op].samples[0].inputs
+                if operand.variable == name and held:
+                    return held[min(place, len(held) - 1)].dtype
+        return "f32"
 
     def shape(self, name: str, place: int) -> tuple[Size, ...]:
         rank = self.ranks.get(name) or next(
@@ -180,7 +193,7 @@ class _Pattern:
             try:
                 attrs = bind_attrs(op, self.attributes(op, node, types, attempt), types)
                 names = self.bound(node, attrs)
-                if not self.allowed(names):
+                if not self.allowed(names) or (attempt < LARGE and single(op, attrs, types)):
                     continue
                 made = self.sketch.add(op.name, node.name, operands, **attrs)
             except OpError as reason:
@@ -244,6 +257,12 @@ class _Pattern:
         if open_:
             raise UnfitError(f"`{open_}` would have to be made up")
         return given
+
+
+def single(op: Op, attrs: Mapping[str, AttrValue], types: tuple[TensorType, ...]) -> bool:
+    """Whether a layer with windows has a single one: then its stride and padding hardly matter."""
+    windows = op.attr("kernel") is not None and op.attr("stride") is not None
+    return windows and 1 in instance(op, dict(attrs), types).types[0].shape[2:]
 
 
 def _equations(rule: Rule) -> dict[str, t.Expr]:

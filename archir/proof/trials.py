@@ -30,6 +30,8 @@ class Trials:
     """What trying a rule gave."""
 
     equal: int = 0
+    near: int = 0
+    """On how many of these only in double precision: stand-ins of exact arithmetic differ."""
     counterexample: Counterexample | None = None
     misfits: list[str] = field(default_factory=list)
 
@@ -47,11 +49,12 @@ def try_rule(among: Instances, aspect: Aspect, wanted: int, *, shrink: bool = Tr
         outcome = against(found, among.rule, among.ops, aspect)
         if outcome is None:
             continue
-        if outcome is not True:
+        if isinstance(outcome, Counterexample):
             smaller = _smallest(among, aspect, found) if shrink else None
             trials.counterexample = smaller or outcome
             return trials
         trials.equal += 1
+        trials.near += outcome == "near"
         if trials.equal >= wanted:
             break
     return trials
