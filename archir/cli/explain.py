@@ -108,7 +108,7 @@ def _rule(
 ) -> Report:
     from archir.api import library
     from archir.render import render
-    from archir.rewrite.explain import describe
+    from archir.rewrite.explain import account, describe, lines_of
     from archir.rewrite.library import find_rule
 
     ops = installed_ops()
@@ -130,8 +130,10 @@ def _rule(
             "about": lines,
         }
         return Report(data, "\n".join([text, *_readable(lines)]), CHECK_FAILED)
+    found = account(planner, plan)
+    lines += lines_of(found)
     text = "\n".join([f"`{rule.name}` applies at {plan.site}", *_readable(lines)])
-    return Report({"applies": True, "site": plan.site, "about": lines}, text)
+    return Report({"applies": True, "site": plan.site, "about": lines, **found}, text)
 
 
 def _readable(lines: Sequence[str]) -> list[str]:

@@ -65,14 +65,13 @@ def program(path: str, pairs: Sequence[str]) -> Program:
 
 def planner(path: str, pairs: Sequence[str], rules: Sequence[Rule]) -> Planner:
     """A planner for a network's text; with its weights where one of the rules looks at them."""
-    from archir.rewrite.class_rules import reads_weights
-    from archir.rewrite.sites import Planner
+    from archir.rewrite.sites import Planner, looks_at_weights
     from archir.weights.store import check_weights, load_weights
 
     graph = program(path, pairs).graph
     beside = Path(path).with_suffix(".safetensors")
     tensors = None
-    if any(reads_weights(rule) for rule in rules) and beside.is_file():
+    if any(looks_at_weights(rule) for rule in rules) and beside.is_file():
         tensors = load_weights(beside)
         check_weights(graph, tensors)
     return Planner(graph, installed_ops(), tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -12,6 +13,7 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.ir.graph import Graph
 from archir.ops import installed_ops
+from archir.rewrite.gains import MOST, Gain, gain
 from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Site
@@ -39,11 +41,17 @@ def rule_facts(rule: Rule) -> dict[str, Any]:
 
 
 def rules(
-    file: str | None, param: tuple[str, ...], rule_files: tuple[str, ...], rule: str | None
+    file: str | None,
+    param: tuple[str, ...],
+    rule_files: tuple[str, ...],
+    rule: str | None,
+    cost: bool | None,
 ) -> Report:
     """List the rules; with FILE, every site where they apply.
 
-    `archir rewrite --rule RULE --at SITE` applies one; RULE@SITE says both.
+    Each site is shown with what changes there: parameters and MACs, new minus old, with the
+    rule's defaults or values that fit. `archir rewrite --rule RULE --at SITE` applies one;
+    RULE@SITE says both.
     """
     from pathlib import Path
 
@@ -55,33 +63,69 @@ def rules(
     if file is None:
         return _list(chosen)
     planner = options.planner(file, param, chosen)
-    sites = [site for one in chosen for site in planner.sites(one)]
+    found = [(one, site) for one in chosen for site in planner.sites(one)]
+    if cost is None:
+        cost = len(found) * len(planner.graph) <= MOST
+    rows = [(site, gain(planner, one, site.at) if cost else None) for one, site in found]
     data = {
         "file": file,
         "rules": [rule_facts(r) for r in chosen],
-        "sites": [{"rule": s.rule, "at": s.at, "site": str(s), "size": s.size} for s in sites],
+        "sites": [_site(site, change) for site, change in rows],
     }
-    return Report(data, _table(sites, planner.graph))
+    if not rows:
+        return Report(data, "no rule applies")
+    text = _costs(rows, planner.graph) if cost else _table([s for s, _ in rows], planner.graph)
+    last = f"{len(rows)} sites; `archir rewrite FILE --rule RULE --at SITE`"
+    return Report(data, f"{text}\n{last}{'' if cost else '; --cost tells what changes'}")
+
+
+def _site(site: Site, change: Gain | None) -> dict[str, Any]:
+    facts = {"rule": site.rule, "at": site.at, "site": str(site), "size": site.size}
+    if change is None:
+        return {**facts, "arguments": None, "params": None, "macs": None}
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in change.arguments.items()}
+    return {**facts, "arguments": given, "params": change.params, "macs": change.macs}
+
+
+def _order(graph: Graph) -> Callable[[str], int]:
+    """Where a site stands in the program."""
+    place = {node.name: number for number, node in enumerate(graph)}
+    return lambda at: place[at if at in place else at.rpartition(".")[0]]
+
+
+def _costs(found: Sequence[tuple[Site, Gain | None]], graph: Graph) -> str:
+    """The sites in program order, a line for each rule there."""
+    order, rows = _order(graph), []
+
+    def place(site: Site) -> tuple[int, str, int]:
+        return order(site.at), site.at, site.size or 0
+
+    last: tuple[str, int | None] | None = None
+    for site, change in sorted(found, key=lambda each: place(each[0])):
+        first = ("", "") if last == (site.at, site.size) else (site.at, site.size or "")
+        last = (site.at, site.size)
+        given = "" if change is None else " ".join(f"{k}={v}" for k, v in change.arguments.items())
+        told = ("?", "?") if change is None else map(_signed, (change.params, change.macs))
+        rows.append((*first, site.rule, shorten(given, 40, placeholder=" ..."), *told))
+    headers = ("site", "channels", "rule", "with", "parameters", "MACs")
+    return options.table(headers, rows, right=(1, 4, 5))
+
+
+def _signed(number: int) -> str:
+    return f"+{options.human(number)}" if number > 0 else options.human(number)
 
 
 def _table(sites: list[Site], graph: Graph) -> str:
     """The sites in program order, each with its rules."""
-    if not sites:
-        return "no rule applies"
-    place = {node.name: number for number, node in enumerate(graph)}
+    order = _order(graph)
     rules: dict[tuple[str, int | None], list[str]] = {}
     for site in sites:
         rules.setdefault((site.at, site.size), []).append(site.rule)
-
-    def order(key: tuple[str, int | None]) -> int:
-        return place[key[0] if key[0] in place else key[0].rpartition(".")[0]]
-
     rows = [
         (at, "" if size is None else str(size), ", ".join(rules[at, size]))
-        for at, size in sorted(rules, key=order)
+        for at, size in sorted(rules, key=lambda key: order(key[0]))
     ]
-    text = options.table(("site", "channels", "rules"), rows, right=(1,))
-    return f"{text}\n{len(sites)} sites; `archir rewrite FILE --rule RULE --at SITE`"
+    return options.table(("site", "channels", "rules"), rows, right=(1,))
 
 
 def _list(chosen: list[Rule]) -> Report:
@@ -113,5 +157,10 @@ command = make(
     options.params,
     options.rule_files,
     click.option("--rule", metavar=options.RULE, help="This rule only."),
+    click.option(
+        "--cost/--no-cost",
+        default=None,
+        help="Tell what changes at each site, or not; in large networks it is left out.",
+    ),
     example="archir rules net.arch --rule widen",
 )(rules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -325,8 +326,12 @@ def _assumed(
     return {path: tuple(places.items()) for path, places in out.items()}
 
 
+@lru_cache(maxsize=4)
 def _resized(classes: AxisClasses, held: AxisClass, size: int) -> Graph:
-    """The graph with every attribute that speaks of the class brought up to date."""
+    """The graph with every attribute that speaks of the class brought up to date.
+
+    The last few are kept: one rule after another is asked what it would do to a class.
+    """
     graph, ops = classes.graph, classes.ops
     builder = graph.edit()
     for name in held.nodes:

@@ -120,12 +120,19 @@ def _plain(expression: t.Expr, scope: Scope) -> AttrValue:
                 return not value
             return _safe(operator.neg, (value,), expression.span)
         case t.Compare():
-            sides = _scalar(expression.left, scope), _scalar(expression.right, scope)
+            sides = _level(_scalar(expression.left, scope), _scalar(expression.right, scope))
             return bool(_safe(COMPARE[expression.op], sides, expression.span))
         case t.Logic():
             values = (bool(_scalar(e, scope)) for e in expression.items)
             return all(values) if expression.op == "and" else any(values)
     raise error("A211", "a rule's expression cannot hold this", span=expression.span)
+
+
+def _level(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two sides of a comparison: a list of equal entries is one number, if the other side is."""
+    if isinstance(a, tuple) != isinstance(b, tuple):
+        return plain(a), plain(b)
+    return a, b
 
 
 def _scalar(expression: t.Expr, scope: Scope) -> Any:

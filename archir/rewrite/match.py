@@ -297,7 +297,7 @@ class Matcher:
                 self._fail(state, match.root, failure.diagnostics[0].message)
                 return False
             if not fine:
-                self._fail(state, match.root, f"the rule wants {text_of(condition)}")
+                self._fail(state, match.root, _wanted(condition, scope))
                 return False
         return self._sized(match, scope, state) and self._free(match, state)
 
@@ -367,6 +367,28 @@ class Matcher:
         for name, node in match.nodes.items():
             out.setdefault(name, Value(node.name))
         return out
+
+
+def _wanted(condition: t.Expr, scope: Scope) -> str:
+    """A guard that does not hold, with what stands on its left side."""
+    text = f"the rule wants {text_of(condition)}"
+    if not isinstance(condition, t.Compare) or isinstance(condition.left, t.Literal):
+        return text
+    sides = (condition.left, condition.right)
+    found = [
+        f"{text_of(side)} is {_told(side, scope)}"
+        for side in sides
+        if not isinstance(side, t.Literal)
+    ]
+    return f"{text}; {', '.join(found)}"
+
+
+def _told(expression: t.Expr, scope: Scope) -> str:
+    try:
+        value = evaluate(expression, scope)
+    except ArchirError as failure:
+        return f"not known: {failure.diagnostics[0].message}"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else _show(value)
 
 
 def _show(value: object) -> str:

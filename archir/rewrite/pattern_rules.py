@@ -34,6 +34,34 @@ class _Build:
     kept: set[str] = field(default_factory=set)
     """Names in the graph of matched nodes that stay."""
     types: dict[Value, TensorType] = field(default_factory=dict)
+    uses: dict[str, Instance] = field(default_factory=dict)
+    """How the operators of new and changed nodes are used, by the nodes' names."""
+    buried: list[Node] = field(default_factory=list)
+    """Nodes beside the match that nothing reads any more."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The nodes that a rule takes away or changes at a match, and those that stand there then."""
+
+    gone: tuple[Node, ...]
+    uses: Mapping[str, Instance]
+    """New and changed nodes, by their names."""
+    made: Mapping[str, Node]
+    parameters: Mapping[str, Parameter]
+
+
+def exchange(rule: Rule, matcher: Matcher, match: Match) -> Exchange:
+    """What a rule exchanges at a match, found without building the network.
+
+    Raises:
+        ArchirError: A306, the right side does not fit there.
+    """
+    build = _right(rule, matcher, match, matcher.scope(match))[0]
+    held = build.builder.nodes
+    own = [n for n in match.nodes.values() if n.name not in held or n.name in build.uses]
+    made = {name: held[name] for name in build.uses}
+    return Exchange((*own, *build.buried), build.uses, made, build.builder.parameters)
 
 
 def plan_pattern(
@@ -57,15 +85,7 @@ def plan_pattern(
         attributes=True,
     )
     assumed = assumptions(rule, match, scope)
-    build = _Build(graph.edit(), dict(match.variables))
-    for pattern in body.replace.nodes:
-        _make(rule, pattern, match, scope, build, ops, graph)
-    moved = _rewire(rule, body, match, build, graph)
-    stay = build.kept | {made.name for made in build.made.values()}
-    for node in match.nodes.values():
-        if node.name not in stay:
-            build.builder.nodes.pop(node.name, None)
-    _bury(match, build)
+    build, moved = _right(rule, matcher, match, scope)
     scope.attributes = False
     for name, expression in body.lets:
         scope.names[name] = evaluate(expression, scope)
@@ -83,6 +103,24 @@ def plan_pattern(
     return plan
 
 
+def _right(
+    rule: Rule, matcher: Matcher, match: Match, scope: Scope
+) -> tuple[_Build, dict[Value, Value]]:
+    """The right side in place of the left, and what reads which value in another's place."""
+    body, graph = rule.body, matcher.graph
+    assert isinstance(body, Rewriting)
+    build = _Build(graph.edit(), dict(match.variables))
+    for pattern in body.replace.nodes:
+        _make(rule, pattern, match, scope, build, matcher.ops, graph)
+    moved = _rewire(rule, body, match, build, graph)
+    stay = build.kept | {made.name for made in build.made.values()}
+    for node in match.nodes.values():
+        if node.name not in stay:
+            build.builder.nodes.pop(node.name, None)
+    _bury(match, build)
+    return build, moved
+
+
 def _bury(match: Match, build: _Build) -> None:
     """Take away what nothing reads any more, now that some of the matched nodes are gone."""
     builder = build.builder
@@ -94,6 +132,7 @@ def _bury(match: Match, build: _Build) -> None:
             node = builder.nodes.get(name)
             if node is not None and node.op != "input" and not read[name]:
                 gone.append(builder.nodes.pop(name))
+                build.buried.append(node)
                 read.subtract(v.node for v in node.inputs)
 
 
@@ -162,6 +201,7 @@ def _make(
             return
     made = _node(pattern, op, old, attrs, inputs, use, match, build)
     build.made[pattern.name] = made
+    build.uses[made.name] = use
     build.types.update({Value(made.name, p): type_ for p, type_ in enumerate(made.types)})
     scope.made = {**scope.made, pattern.name: attrs}
 

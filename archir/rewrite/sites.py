@@ -72,6 +72,7 @@ class Planner:
     ) -> None:
         self.graph, self.ops, self.weights = graph, ops, weights
         self._classes: AxisClasses | None = None
+        self._held: Matcher | None = None
 
     @property
     def classes(self) -> AxisClasses:
@@ -96,7 +97,7 @@ class Planner:
             free = {p.name: p.kind for p in rule.parameters if p.default is None}
             free = {name: kind for name, kind in free.items() if kind != "path"}
             if any(isinstance(e, t.Name) and e.path in free for g in rule.where for e in t.walk(g)):
-                roots = [at for at in roots if self._example(rule, self.graph.node(at), free)]
+                roots = [at for at in roots if self.example(rule, self.graph.node(at))]
             return [Site(rule.name, at) for at in roots]
         apart = ((node, self._assumed(rule, matcher, node)) for node in matcher.candidates())
         return [
@@ -147,7 +148,7 @@ class Planner:
                 "A302",
                 f"`{rule.name}` does not apply at {site}: {where}{found.reason}",
                 node=found.node,
-                hint=found.hint or self._fitting(matcher, site) or self._elsewhere(rule),
+                hint=found.hint or self._way_out(matcher, site) or self._elsewhere(rule),
             )
         return plan_pattern(rule, matcher, found, bound, seed)
 
@@ -177,7 +178,8 @@ class Planner:
         if isinstance(rule.body, Rewriting):
             node = self.graph.node(self.resolve(rule, at))
             first = {name: _EXAMPLES[kind][0] for name, kind in kinds.items() if kind != "path"}
-            return self._example(rule, node, kinds) or first
+            found = self.example(rule, node)
+            return first if found is None else found[0]
         names = list(kinds)
         out = {name: _EXAMPLES[kinds[name]][0] for name in names}
         if not names:
@@ -198,21 +200,40 @@ class Planner:
         tried = {n: few if k == "indices" else held.size + 1 for n, k in kinds.items()}
         return tried
 
-    def _example(
-        self, rule: Rule, node: Node, kinds: Mapping[str, ParameterKind]
-    ) -> dict[str, AttrValue] | None:
-        """Values for parameters that the guards allow at a node; None where there are none."""
+    def example(self, rule: Rule, node: Node) -> tuple[dict[str, AttrValue], Match, Matcher] | None:
+        """Values for a pattern's parameters without a default that its guards allow at a node.
+
+        None where there are none; else the match with them, and what found it.
+        """
+        kinds = {p.name: p.kind for p in rule.parameters if p.default is None}
         names = [name for name, kind in kinds.items() if kind != "path"]
         for values in islice(product(*(_EXAMPLES[kinds[name]] for name in names)), MOST_TRIED):
             tried = dict(zip(names, values, strict=True))
-            found = Matcher(rule, self.graph, self.ops, {**_defaults(rule), **tried}).at(node)
+            matcher = self._matcher(rule, {**_defaults(rule), **tried})
+            found = matcher.at(node)
             if isinstance(found, Match):
-                return {**tried, **{n: str(found.variables[n]) for n in paths_of(rule)}}
+                paths = {n: str(found.variables[n]) for n in paths_of(rule)}
+                return {**tried, **paths}, found, matcher
         return None
 
-    def _fitting(self, matcher: Matcher, site: str) -> str:
+    def _matcher(self, rule: Rule, arguments: dict[str, AttrValue]) -> Matcher:
+        """A matcher; the last one is kept, with what it knows of the whole network."""
+        held = self._held
+        if held is None or held.rule is not rule or held.arguments != arguments:
+            self._held = held = Matcher(rule, self.graph, self.ops, arguments)
+        return held
+
+    def _way_out(self, matcher: Matcher, site: str) -> str:
+        """Other values of the rule's parameters with which it applies at a site."""
+        rule = matcher.rule
         found = [f"{name}={v}" for name in matcher.sources for v in matcher.fitting(site, name)]
-        return f"fitting: {', '.join(found)}" if found else ""
+        if found or not rule.parameters:
+            return f"fitting: {', '.join(found)}" if found else ""
+        other = self.example(rule, self.graph.node(site))
+        values = {} if other is None else {**_defaults(rule), **other[0]}
+        changed = {k: v for k, v in values.items() if v != matcher.arguments.get(k)}
+        settings = " ".join(f"--set {k}={_show(v)}" for k, v in changed.items())
+        return f"it applies there with {settings}" if settings else ""
 
     def _elsewhere(self, rule: Rule) -> str:
         sites = self.sites(rule)

@@ -12,7 +12,10 @@ from archir.diag import ArchirError
 from archir.ir.types import AttrValue
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Floating
+from archir.ops.cost import cost
 from archir.proof.exact import trial_of
+from archir.rewrite.explain import account, lines_of
+from archir.rewrite.gains import gain
 from archir.rewrite.library import find_rule, split_site
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.sites import Planner
@@ -280,3 +283,106 @@ def test_a_rewrite_by_a_rule_of_a_file(tmp_path: Path) -> None:
     assert all(f.holds for f in made.verify())
     made.save(tmp_path / "more.arch")
     assert all(f.holds for f in api.load(tmp_path / "more.arch").verify())
+
+
+# --- guards ---------------------------------------------------------------------------------------
+
+GUARDED = """rule guarded(times: int) {{
+    match   {{ y = c: conv(x) }}                                  where {guard}
+    replace {{ y = c: conv(x) |> relu }}
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("guard", "fits"),
+    [
+        ("c.stride == [2, 2]", True),
+        ("c.stride == 2", True),
+        ("c.stride == [2, 1]", False),
+        ("c.kernel == [3, 5]", True),
+        ("c.kernel == 3", False),
+        ("channels(x) % 3 == 0", True),
+        ("channels(x) % 2 == 0", False),
+        ("size(c.weight, 0) == 4 * times", True),
+        ("shape(c.weight) == [4, 3, 3, 5]", True),
+        ("shape(x) == shape(y)", False),
+        ("rank(c.bias) == 1", True),
+    ],
+)
+def test_guards(guard: str, fits: bool) -> None:
+    graph = net(IMAGE + "end = x |> c: conv(4, [3, 5], 2)" + HEAD)
+    of = rule(GUARDED.format(guard=guard))
+    assert [s.at for s in Planner(graph, STANDARD).sites(of)] == ["end.c"] * fits
+    if not fits:
+        assert failure(graph, of, "end.c", times=1).diagnostics[0].code == "A302"
+
+
+@pytest.mark.parametrize(
+    ("guard", "says", "hint"),
+    [
+        ("channels(x) % 2 == 0", "wants channels(x) % 2 == 0; channels(x) % 2 is 1", "nowhere"),
+        ("channels(x) == times", "channels(x) is 3, times is 1", "--set times=3"),
+        ("c.kernel == 5", "c.kernel is [3, 5]", "nowhere"),
+        ("uses(x) > times and rank(x) == 4", "wants uses(x) > times and rank(x) == 4", "nowhere"),
+    ],
+)
+def test_a_guard_that_does_not_hold_says_what_is_there(guard: str, says: str, hint: str) -> None:
+    graph = net(IMAGE + "end = x |> c: conv(4, [3, 5], 2)" + HEAD)
+    found = failure(graph, rule(GUARDED.format(guard=guard)), "end.c", times=1).diagnostics[0]
+    assert says in found.message
+    assert hint in found.hint
+
+
+def test_an_uneven_kernel() -> None:
+    of = rule("""rule uneven() {
+        match   { y = relu(x) }                                 where rank(x) == 4
+        replace { y = relu(x) |> new: conv(channels(x), [1, 3]) }
+        weights { new.weight = identity(channels(x), 1, 3)    new.bias = 0 }
+    }""")
+    made = plan(net(BLOCK), of, "a.relu")
+    assert made.after.node("a.new").attrs["padding"] == (0, 1)
+    assert equal(made) == {"eval", "train"}
+
+
+# --- what a site would cost -----------------------------------------------------------------------
+
+
+MERGED = rule("""rule merged() {
+    preserves shape
+    match   { y = x |> c: conv(o, 1) |> d: conv(p, 1) }
+    replace { y = x |> d: conv(p, 3, padding = 1) }
+    weights { d.weight = initial()  d.bias = d.bias }
+}""")
+
+
+def test_gains_are_differences_of_costs() -> None:
+    rules = [*LIBRARY.values(), SKIP, ANYWHERE, COLUMNS, MERGED]
+    for body in (BLOCK, IMAGE + "a = x |> c: conv(4, 1)\nend = a |> d: conv(5, 1)" + HEAD):
+        graph = net(body)
+        planner = Planner(graph, STANDARD, init_weights(graph, STANDARD, 1))
+        before = cost(graph, STANDARD)
+        told = 0
+        for of in rules:
+            for site in planner.sites(of)[:3]:
+                found = gain(planner, of, site.at)
+                assert found is not None, (of.name, site.at)
+                after = cost(planner.plan(of, site.at, found.arguments).after, STANDARD)
+                assert found.params == after.params - before.params, (of.name, site.at)
+                assert found.macs == after.macs - before.macs, (of.name, site.at)
+                told += 1
+        assert told > 40
+
+
+def test_a_plan_is_accounted_for() -> None:
+    graph = net(BLOCK)
+    planner = Planner(graph, STANDARD)
+    found = account(planner, planner.plan(SKIP, "d", {"source": "a.c"}))
+    assert found["bound"]["x"] == "b.d, f32[N, 4, 8, 8]"
+    assert found["bound"]["source"] == "a.c, f32[N, 4, 8, 8]"
+    assert found["weights"] == {"b.gate.weight": "[4, 4, 1, 1] = 0", "b.gate.bias": "[4] = 0"}
+    assert (found["params"], found["macs"]) == (20, 4 * 4 * 64)
+    assert "  parameters +20, MACs +1,024" in lines_of(found)
+    two = net(IMAGE + "a = x |> c: conv(4, 1)\nend = a |> d: conv(5, 1)" + HEAD)
+    found = account(Planner(two, STANDARD), plan(two, MERGED, "end.d"))
+    assert found["gone"] == ["a.c"]
+    assert found["changed"] == {"end.d": "kernel 1 -> 3, padding 0 -> 1"}

@@ -260,10 +260,10 @@ def test_guards() -> None:
         + HEAD
     )
     assert sites(used, graph) == ["a.relu"], "a guard on a parameter without a value holds"
-    assert failure(graph, used, "b", least=1).diagnostics[0].message.endswith("uses(y) >= 2")
+    assert failure(graph, used, "b", least=1).diagnostics[0].message.endswith("uses(y) is 1")
     found = failure(graph, used, "a.relu", least=8).diagnostics[0]
     assert "the rule wants size(x, 2) > least" in found.message
-    assert failure(graph, used, "c", least=1).diagnostics[0].message.endswith("% 2 == 0")
+    assert failure(graph, used, "c", least=1).diagnostics[0].message.endswith("% 2 is 1")
     assert plan(graph, used, "a.relu", least=7).terms == {}
 
 
@@ -391,7 +391,7 @@ def test_rules_that_lack_a_weight() -> None:
         ("new.weight = zeros(1 / 0)", "A211", "division by zero"),
         ("new.weight = zeros(none)", "A211", "no weight function takes none"),
         ("new.weight = ones(1) * [0.5]", "A211", "no weight function takes (0.5,)"),
-        ("new.weight = zeros([1, 2] * 99)", "A211", "(1, 2) and 99"),
+        ("new.weight = zeros([1, 2] * true)", "A211", "(1, 2) and true"),
         ("new.weight = zeros(99999999999 * 99999999999)", "A211", "too large"),
         ("new.weight = replicate(5, 4)", "A211", "replicate of 5 entries wants 5 to"),
         ("new.weight = zeros(size(x, 7))", "A211", "none is 7"),

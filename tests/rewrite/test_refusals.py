@@ -107,10 +107,6 @@ REFUSED: dict[str, tuple[str, Any, str, dict[str, Any], str, str, str]] = {
         }"""),
         *("r", {}, "A302", "s", "it also reads `a`"),
     ),
-    "a kernel that is not square": (
-        IMAGE + "a = x |> conv(4, [3, 5])\nend = a |> relu" + HEAD,
-        *(GROW, "end", {}, "A306", "end", "this cannot be computed with (3, 5) and 2"),
-    ),
     "a tensor that another layer shares": (
         IMAGE + "a = x |> conv(4, 3)\nend = a |> relu\n"
         "output z = x |> e: conv(4, 3, weight = a.weight)" + HEAD,
