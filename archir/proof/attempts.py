@@ -214,7 +214,10 @@ def _lemmas(
     *,
     minimal: bool,
 ) -> tuple[Tried, ...]:
-    answers = prover.prove([m.goal for m in needed], book, budget, minimal=minimal)
+    wanted = [m.goal for m in needed]
+    answers = prover.prove(wanted, book, budget, minimal=minimal, narrow=True)
+    rest = [g for g in wanted if g.name in answers and not answers[g.name].proved]
+    answers |= prover.prove(rest, book, budget, minimal=minimal)
     _audit_lemmas(needed, answers, ops, mode, prover)
     return tuple(
         Tried(

@@ -115,10 +115,12 @@ class Prover:
         *,
         minimal: bool = True,
         members: int = 24,
+        narrow: bool = False,
     ) -> dict[str, Proof]:
         """Try all goals. Those it did not get to are not in the answer.
 
-        A goal that stood before the same laws earlier is not tried again.
+        A goal that stood before the same laws earlier is not tried again. If ``narrow``, only the
+        laws are used that speak of a goal's signatures.
 
         Raises:
             ArchirError: A413, egglog is not installed (exit status 3); A414, the child failed.
@@ -130,7 +132,7 @@ class Prover:
         limits = {"steps": budget.steps, "size": budget.size, "members": members}
         limits["minimal"] = minimal
         plain = {goal.name: hidden(goal) for goal in goals}
-        jobs = [book.job(goal) for goal, _ in plain.values()]
+        jobs = [book.job(goal, narrow=narrow) for goal, _ in plain.values()]
         keys = {j["name"]: f"{j['setup']}{j['laws']}{limits}" for j in jobs}
         first = {keys[j["name"]]: j for j in reversed(jobs) if keys[j["name"]] not in self._known}
         if first:

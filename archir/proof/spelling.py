@@ -80,9 +80,14 @@ class Lawbook:
             self._spelled[number] = speller.spelled(text)
         return self._spelled[number]
 
-    def job(self, goal: Goal) -> dict[str, Any]:
-        """What the child is told of a goal: the laws are grouped by their axioms."""
+    def job(self, goal: Goal, *, narrow: bool = False) -> dict[str, Any]:
+        """What the child is told of a goal: the laws are grouped by their axioms.
+
+        If ``narrow``, there are only those that speak of the goal's signatures.
+        """
         laws = self.reachable(goal)
+        if narrow:
+            laws = [number for number in laws if self._needs[number][1]]
         texts: dict[str, list[str]] = {}
         for number in laws:
             texts.setdefault(self.laws[number].axiom, []).append(self.spelled(number).text)
@@ -163,7 +168,7 @@ class Speller:
 def prelude(held: Iterable[Spelled]) -> str:
     """The declarations that some texts need."""
     texts = list(held)
-    lines = ["(datatype Term (lit String) (var String))", "(ruleset laws)"]
+    lines = ["(datatype Term (lit String) (var String))"]
     for symbol in sorted({s for spelled in texts for s in spelled.symbols}):
         lines += [f"(constructor {_symbol(symbol)} ({_terms(symbol[1])}) Term)"]
     for name in sorted({r for spelled in texts for r in spelled.relations}):
