@@ -250,7 +250,9 @@ IMAGE = "input x: f32[N, 4, 7, 6]"
         ("conv.low_rank", "conv(6, 3, 2)", {"rank": 4}),
         ("conv.low_rank", "conv(6, 3, dilation = 2, bias = false)", {"rank": 3}),
         ("conv.low_rank.spatial", "conv(6, 3)", {"rank": 7}),
+        ("conv.low_rank", "conv(6, [3, 2], padding = [1, 0])", {"rank": 3}),
         ("conv.separable", "conv(6, 3, 2, 0)", {}),
+        ("conv.separable", "conv(6, [3, 5])", {}),
         ("conv.kernel", "conv(6, 5, 2)", {"kernel": 3}),
         ("conv.grouped", "conv(6, 3, 2)", {"groups": 2}),
     ],
@@ -284,7 +286,8 @@ def _of_that_kind(rule: str, w: Any, given: dict[str, int]) -> Any:
         flat = low(w.transpose(1, 2, 0, 3).reshape(i * k, o * k), given["rank"])
         return flat.reshape(i, k, o, k).transpose(2, 0, 1, 3)
     if rule == "conv.separable":
-        return low(w.transpose(1, 0, 2, 3).reshape(i, o, -1), 1).reshape(i, o, k, k).swapaxes(0, 1)
+        turned = w.swapaxes(0, 1)
+        return low(turned.reshape(i, o, -1), 1).reshape(turned.shape).swapaxes(0, 1)
     out = np.zeros_like(w)
     if rule == "conv.kernel":
         out[:, :, 1:-1, 1:-1] = w[:, :, 1:-1, 1:-1]
