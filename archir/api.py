@@ -22,6 +22,8 @@ from archir.ops import installed_ops
 from archir.ops.arithmetic import Array
 from archir.ops.cost import Cost, cost
 from archir.ops.record import OpSet
+from archir.past import Reverted
+from archir.past import undo as take_back
 from archir.proof.certificate import Certificate, read_certificate, state_of
 from archir.proof.drift import Drift, Forward, measure, outputs
 from archir.proof.lineage import Lineage, folder_of
@@ -201,6 +203,12 @@ class Network:
             )
         note = "edited since its certificate was written" if steps else "no certificate"
         return replace(self, certificate=self._fresh_chain()).stepped("given", {"note": note})
+
+    def undo(
+        self, *, steps: int = 1, approximate: bool = False, to_parent: bool = False
+    ) -> Reverted:
+        """Take back the last rewrites; see :func:`archir.past.undo`."""
+        return take_back(self, engine(), steps=steps, approximate=approximate, to_parent=to_parent)
 
     def verify(self, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
         """Check the certificate: hashes, and a replay of every step that can be replayed."""

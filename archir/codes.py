@@ -370,6 +370,25 @@ CODES: dict[str, Code] = {
         "what the operator's reference does not do. This is a fault of archir or of the package "
         "that brought the axiom, not of the rule.",
     ),
+    "A420": Code(
+        "taking the rewrite back would change the function",
+        "Since the rewrite the weights have changed so that no parent's image are they: what was a "
+        "copy differs from its original, or what was zero is not. The message says by how much. "
+        "`--approximate` takes the nearest parent and the certificate says so; `--to-parent` goes "
+        "back to the weights there were.",
+    ),
+    "A421": Code(
+        "nothing to take back",
+        "The certificate has no rewrite (or not so many) that was not taken back already, or the "
+        "network was edited since its certificate was written. `archir lineage FILE` lists the "
+        "steps.",
+    ),
+    "A422": Code(
+        "the rewrite has no inverse",
+        "The rule keeps the shape but not the function, or makes weights in a way that cannot be "
+        "read backwards. `--to-parent` goes back to the network before it, without what was "
+        "trained since.",
+    ),
     "A501": Code(
         "operator not supported by the backend",
         "The backend has no lowering for this operator; the message gives the reason. Another "

@@ -13,8 +13,8 @@ from archir import __version__
 from archir.cli.common import interrupted, misused
 
 VERBS = (
-    "new", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "prove", "verify",
-    "explain", "train", "eval", "export", "doctor", "tour",
+    "new", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo", "lineage",
+    "prove", "verify", "explain", "train", "eval", "export", "doctor", "tour",
 )  # fmt: skip
 
 

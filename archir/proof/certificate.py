@@ -1,9 +1,9 @@
 """Certificates: where a network came from, step by step, in a form that can be checked.
 
 A certificate is a chain of steps, each with the state (text, graph, weights) before and after,
-and a digest over the step and the digest before it. ``init`` and ``rewrite`` steps can be
-replayed bit for bit; ``train`` and ``given`` steps are attested by hashes alone, and what they
-made is kept in the lineage folder beside the network.
+and a digest over the step and the digest before it. ``init``, ``rewrite`` and ``undo`` steps can be
+replayed bit for bit; ``train``, ``calibrate`` and ``given`` steps are attested by hashes alone,
+and what they made is kept in the lineage folder beside the network.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FORMAT = "archir-certificate"
 VERSION = 1
 MAX_DEPTH = 32
 """How deep the values of a certificate may nest."""
-REPLAYED = ("init", "rewrite")
-ATTESTED = ("given", "train")
+REPLAYED = ("init", "rewrite", "undo")
+ATTESTED = ("given", "train", "calibrate")
 
 
 def text_hash(text: str) -> str:
@@ -114,6 +114,10 @@ class Certificate:
         last = self.steps[-1].digest if self.steps else ""
         step = replace(step, digest=_digest(last, step))
         return replace(self, steps=(*self.steps, step), parameters=numbering(graph).parameters)
+
+    def cut(self, number: int, graph: Graph) -> Certificate:
+        """The chain as it was after its first steps, when the network had this graph."""
+        return replace(self, steps=self.steps[:number], parameters=numbering(graph).parameters)
 
     def to_json(self) -> str:
         """The certificate as the text of a ``.cert.json`` file."""

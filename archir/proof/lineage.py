@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ from archir.diag import ArchirError, error
 from archir.files import cannot_write, writing
 from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
-from archir.proof.certificate import ATTESTED, Certificate, text_hash, weights_hash
+from archir.proof.certificate import ATTESTED, Certificate, Step, text_hash, weights_hash
 from archir.weights.store import load_weights, save_weights
+
+_PARENT = re.compile(r"[0-9a-f]{64}\.(arch|safetensors)")
 
 
 def folder_of(path: Path) -> Path:
@@ -74,6 +77,20 @@ class Lineage:
             )
         return found
 
+    def lacking(self, step: Step, *, last: bool) -> list[str]:
+        """The files that are missing of those that an earlier step's network is kept in."""
+        texts, tensors = ([], []) if last else needed_of(step)
+        names = [f"{d}.arch" for d in texts if d not in self.texts]
+        names += [f"{d}.safetensors" for d in tensors if d not in self.weights]
+        return [n for n in names if not any((folder / n).is_file() for folder in self.folders)]
+
+    def spare(self, certificate: Certificate) -> list[Path]:
+        """The files of the folders that no step of a certificate needs."""
+        texts, tensors = needed(certificate)
+        names = {f"{d}.arch" for d in texts} | {f"{d}.safetensors" for d in tensors}
+        files = [p for folder in self.folders if folder.is_dir() for p in sorted(folder.iterdir())]
+        return [p for p in files if _PARENT.fullmatch(p.name) and p.name not in names]
+
     def _find(self, name: str) -> Path:
         for folder in self.folders:
             if (folder / name).is_file():
@@ -81,7 +98,8 @@ class Lineage:
         raise error(
             "A404",
             f"the parent {name[:12]}... is missing",
-            hint="the .lineage folder belongs to the network: copy it along",
+            hint="the .lineage folder belongs to the network: copy it along; `archir lineage FILE` "
+            "lists what is there",
         )
 
     def save(self, certificate: Certificate, folder: Path) -> None:
@@ -110,11 +128,13 @@ class Lineage:
 
 def needed(certificate: Certificate) -> tuple[list[str], list[str]]:
     """Hashes of the texts and of the weights of all earlier states that cannot be replayed."""
-    earlier = certificate.steps[:-1]
-    texts = dict.fromkeys(step.after.text for step in earlier)
-    tensors = dict.fromkeys(
-        step.after.weights
-        for step in earlier
-        if step.kind in ATTESTED and step.after.weights is not None
-    )
+    found = [needed_of(step) for step in certificate.steps[:-1]]
+    texts = dict.fromkeys(digest for some, _ in found for digest in some)
+    tensors = dict.fromkeys(digest for _, some in found for digest in some)
     return list(texts), list(tensors)
+
+
+def needed_of(step: Step) -> tuple[list[str], list[str]]:
+    """Hashes of the text and, if they cannot be made again, of the weights after a step."""
+    weights = step.after.weights
+    return [step.after.text], [weights] if step.kind in ATTESTED and weights is not None else []

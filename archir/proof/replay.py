@@ -21,8 +21,10 @@ from archir.proof.certificate import (
     broken_link,
     state_of,
 )
+from archir.proof.history import Moment
 from archir.proof.lineage import Lineage, needed
 from archir.proof.prove import shipped_verdict
+from archir.proof.undo import again, history
 from archir.proof.uses import check_facts, check_plan, decode, share_read
 from archir.rewrite.assumed import distances
 from archir.rewrite.plan import apply_terms
@@ -205,7 +207,30 @@ def _step(
         return [_compared(name, moment, step.after)], moment
     if before is None:
         return [_wrong(name, "its parent could not be established")], None
+    if step.kind == "undo":
+        return _undo(name, number, before, lineage, certificate, ops)
     return _rewrite(name, step, before, ops)
+
+
+def _undo(
+    name: str,
+    number: int,
+    before: _Moment,
+    lineage: Lineage,
+    certificate: Certificate,
+    ops: OpSet,
+) -> tuple[list[Finding], _Moment | None]:
+    step = certificate.steps[number - 1]
+    past = history(certificate, lineage, ops)
+    made, parts = again(past, number, Moment(before.program, before.weights))
+    if parts != step.facts["parts"]:
+        return [_wrong(name, "how far it is from exact does not come out as certified")], None
+    if not step.facts["approximate"] and not all(
+        p["exact"] or p["how"] != "inverse" for p in parts
+    ):
+        return [_wrong(name, "it is not exact, and does not say so")], None
+    moment = _Moment(made.program, made.weights)
+    return [_compared(name, moment, step.after)], moment
 
 
 def _parent(state: State, lineage: Lineage, params: Mapping[str, AttrValue], ops: OpSet) -> _Moment:

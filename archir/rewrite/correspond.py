@@ -132,8 +132,9 @@ def _agreeing(a: _Row, b: _Row) -> tuple[int, int]:
     size = min(len(a.names), len(b.names))
 
     def same(x: slice, y: slice) -> npt.NDArray[np.bool_]:
-        alike: npt.NDArray[np.bool_] = a.around[x] == b.around[y]
-        return alike & (a.shapes[x] == b.shapes[y])
+        both: npt.NDArray[np.bool_]
+        both = np.logical_and(a.around[x] == b.around[y], a.shapes[x] == b.shapes[y])
+        return both
 
     ahead = same(slice(size), slice(size))
     start = size if ahead.all() else int(np.argmin(ahead))

@@ -29,6 +29,8 @@ GOOD: dict[str, tuple[str, ...]] = {
     "diff": ("diff", "net.arch", "net.arch"),
     "weights init": ("weights", "init", "bare.arch"),
     "rules": ("rules", "net.arch"),
+    "undo": ("undo", "grown.arch", "-o", "back.arch"),
+    "lineage": ("lineage", "net.arch"),
     "rewrite": ("rewrite", "net.arch", "--rule", "deepen@stem.relu", "-o", "after.arch"),
     "prove": ("prove", "deepen"),
     "verify": ("verify", "net.arch"),
@@ -53,6 +55,8 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
         ("rewrite", "net.arch", "--rule", "widen@fc2", "--set", "width=99", "--dry-run"),
         1,
     ),
+    "undo": (("undo", "net.arch", "-o", "x.arch"), 1),
+    "lineage": (("lineage", "bare.arch"), 1),
     "prove": (("prove", "none"), 2),
     "verify": (("verify", "bare.arch"), 1),
     "explain": (("explain", "net.arch", "--rule", "widen", "--at", "fc2"), 1),
@@ -72,6 +76,8 @@ def nets(archir: Archir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.arch").write_text("arch net { input x: f32[N, 3] output y }")
     (folder / "worse.arch").write_text("arch")
     assert archir("weights", "init", folder / "net.arch").status == 0
+    grown = ("--rule", "deepen@stem.relu", "-o", folder / "grown.arch")
+    assert archir("rewrite", folder / "net.arch", *grown).status == 0
     return folder
 
 
