@@ -219,7 +219,11 @@ def test_no_axiom_is_a_rule(library, axioms, few) -> None:
             continue
         for mode in rule.contract.function:
             handed = rule.body.match.bindings
-            wanted = [g for g in goals(rule, STANDARD, mode) if g.name.split(",")[0] in handed]
+            wanted = [
+                g
+                for g in goals(rule, STANDARD, mode)
+                if g.name.split(",")[0] in handed and g.left != g.right
+            ]
             laws = [law for law in axioms.laws(few) if mode in law.modes]
             proofs = prove_goals(wanted, laws, Budget())
             assert wanted
