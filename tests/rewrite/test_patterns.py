@@ -391,7 +391,6 @@ def test_rules_that_lack_a_weight() -> None:
         ("new.weight = zeros(1 / 0)", "A211", "division by zero"),
         ("new.weight = zeros(none)", "A211", "no weight function takes none"),
         ("new.weight = ones(1) * [0.5]", "A211", "no weight function takes (0.5,)"),
-        ("new.weight = zeros([1, 2] * true)", "A211", "(1, 2) and true"),
         ("new.weight = zeros(99999999999 * 99999999999)", "A211", "too large"),
         ("new.weight = replicate(5, 4)", "A211", "replicate of 5 entries wants 5 to"),
         ("new.weight = zeros(size(x, 7))", "A211", "none is 7"),
