@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -412,3 +414,20 @@ def test_factors_of_what_is_not_finite_are_not_finite() -> None:
     left, right = factors(np.array([[1.0, np.inf], [0.0, 1.0]]), 1)
     assert np.isnan(left).all()
     assert np.isnan(right).all()
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_rule_and_its_network_has_the_parameters_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "replacements.md").read_text(encoding="utf-8")
+    network = page[page.index("    version 1") : page.index("## What is not there")]
+    graph = load(Source("resnet20.arch", textwrap.dedent(network)), STANDARD).graph
+    params = cost(graph, STANDARD).params
+    assert f"| none | | {params:,} |" in page
+    table = page[: page.index("## Where the weights")]
+    others = {r.name for r in SHAPED} - {r.name for r in NAT}
+    assert {name for name in others if f"`{name}`" not in table} == set()
+    for rule in NAT:
+        one, _, other = rule.name.partition("_to_")
+        assert f"`{rule.name}`" in table or (f"`{one}_to_" in table and f"`_{other}`" in table)
