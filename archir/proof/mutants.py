@@ -7,6 +7,7 @@ says that the small networks, or the prover, are too weak.
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ from archir.proof.axioms import Axioms, installed_axioms
 from archir.proof.instances import Aspect
 from archir.proof.mutations import Edit, Mutation, Mutator
 from archir.proof.prove import prove, quickly_refuted
-from archir.proof.saturation import Budget
+from archir.proof.saturation import Budget, Prover
 from archir.rewrite.rule import Rule
 
 LEAST = 10
@@ -148,11 +149,11 @@ def _place(text: str, edit: Edit) -> str:
 # --- judging ------------------------------------------------------------------------------------
 
 
-def judge(mutant: Mutant, ops: OpSet, axioms: Axioms) -> Judgement:
+def judge(mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None = None) -> Judgement:
     """What becomes of a mutant: small networks first, which refute most, then a proof."""
     start = time.perf_counter()
     try:
-        return _judged(mutant, ops, axioms, start)
+        return _judged(mutant, ops, axioms, prover, start)
     except ArchirError as failure:
         why = failure.diagnostics[0].message  # what no planner takes
         return Judgement(
@@ -160,7 +161,9 @@ def judge(mutant: Mutant, ops: OpSet, axioms: Axioms) -> Judgement:
         )
 
 
-def _judged(mutant: Mutant, ops: OpSet, axioms: Axioms, start: float) -> Judgement:
+def _judged(
+    mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None, start: float
+) -> Judgement:
     rule = Mutator(mutant.text, ops).rule
     promises: list[Aspect] = [*rule.contract.function]
     if rule.contract.shape:
@@ -172,7 +175,8 @@ def _judged(mutant: Mutant, ops: OpSet, axioms: Axioms, start: float) -> Judgeme
             why = found.reason if against is None else f"{against.mode}: {against.value}"
             seconds = time.perf_counter() - start
             return Judgement(mutant, "refuted", why, (), against is not None, seconds)
-    verdict = prove(rule, ops, axioms, budget=Budget(seconds=SECONDS), tests=TESTS)
+    limits = Budget(seconds=SECONDS)
+    verdict = prove(rule, ops, axioms, budget=limits, tests=TESTS, prover=prover)
     seconds = time.perf_counter() - start
     kinds = {held.kind for held in verdict.modes}
     used = tuple(dict.fromkeys(a for held in verdict.modes for a in held.axioms))
@@ -199,8 +203,10 @@ def judged(mutants: Sequence[Mutant], *, processes: int = 2) -> Iterator[Judgeme
 
 
 @lru_cache(maxsize=1)
-def _held() -> tuple[OpSet, Axioms]:
-    return installed_ops(), installed_axioms()
+def _held() -> tuple[OpSet, Axioms, Prover]:
+    prover = Prover()  # knows what has been proved of other mutants
+    atexit.register(prover.close)
+    return installed_ops(), installed_axioms(), prover
 
 
 def _judge(mutant: Mutant) -> Judgement:
