@@ -9,7 +9,7 @@ import numpy as np
 
 from archir.diag import ArchirError, error
 from archir.ops.arithmetic import Array
-from archir.ops.classes import AxisClass, Member
+from archir.ops.classes import AxisClass, Kind, Member
 from archir.ops.structure import Structure, structure_size
 from archir.weights.terms import IndexMap, Indices
 
@@ -129,7 +129,7 @@ def norms(held: AxisClass, weights: Mapping[str, Array]) -> Array:
     Vectors (biases) count where nothing else makes the class.
     """
     assert isinstance(held.size, int)
-    made = [m for m in once(held) if m.kind == "produce"]
+    made = [*once(held, "produce")]
     made = [m for m in made if weights[m.path].ndim > 1] or made
     total = np.zeros(held.size)
     for member in made:
@@ -147,12 +147,11 @@ def read(held: AxisClass, weights: Mapping[str, Array]) -> Array:
     """For each channel, whether some weight that reads the class is not zero there."""
     assert isinstance(held.size, int)
     found = np.zeros(held.size, np.bool_)
-    for member in once(held):
-        if member.kind == "consume":
-            w = weights[member.path]
-            along = (w != 0).any(tuple(i for i in range(w.ndim) if i != member.axis))
-            for owner in owners(member.structure, held.number):
-                found[owner[along & (owner >= 0)]] = True
+    for member in once(held, "consume"):
+        w = weights[member.path]
+        along = (w != 0).any(tuple(i for i in range(w.ndim) if i != member.axis))
+        for owner in owners(member.structure, held.number):
+            found[owner[along & (owner >= 0)]] = True
     return found
 
 
@@ -160,9 +159,7 @@ def equal(held: AxisClass, weights: Mapping[str, Array]) -> Indices:
     """For each channel a number, the same where all that makes and carries them is equal."""
     assert isinstance(held.size, int)
     digests = [hashlib.sha256() for _ in range(held.size)]
-    for member in once(held):
-        if member.kind == "consume":
-            continue
+    for member in once(held, "produce", "carry"):
         places = owners(member.structure, held.number)
         if (np.sum([p >= 0 for p in places], axis=0) > 1).any():
             text = f"the class of {held.name} stands twice on one axis of {member.path}"
@@ -177,11 +174,11 @@ def equal(held: AxisClass, weights: Mapping[str, Array]) -> Indices:
     return np.asarray(found, np.int64)
 
 
-def once(held: AxisClass) -> Iterator[Member]:
-    """The members, a weight that several nodes share once an axis."""
+def once(held: AxisClass, *kinds: Kind) -> Iterator[Member]:
+    """The members (of these kinds), a weight that several nodes share once an axis."""
     seen: set[tuple[str, int]] = set()
     for member in held.members:
-        if (member.path, member.axis) not in seen:
+        if (member.kind in kinds or not kinds) and (member.path, member.axis) not in seen:
             seen.add((member.path, member.axis))
             yield member
 

@@ -205,6 +205,20 @@ def test_what_is_averaged_is_merged_evenly_or_not_at_all() -> None:
     assert exact(made) == {"eval", "train"}
 
 
+def test_a_tied_weight_that_makes_a_class_reads_it_too() -> None:
+    graph = net(
+        "input w: i64[N, 5]\ne = w |> embedding(11, 6)\nh = e |> relu\n"
+        "output y = h |> head: linear(11, bias = false, weight = e.weight)"
+    )
+    held = weights(graph)
+    assert refused(graph, "drop.unread", "e", held).message.startswith("every channel of e")
+    held["e.weight"][:, [1, 4]] = 0
+    made = planned(graph, "drop.unread", "e", held)
+    assert made.found == (0, 2, 3, 5)
+    assert share_read(made, held) == 0
+    assert exact(made) == {"eval", "train"}
+
+
 def test_where_nothing_is_read_one_channel_stays() -> None:
     held = weights(CHAIN)
     held["end.weight"][:] = 0
