@@ -29,7 +29,7 @@ from archir.rewrite.rule import Rule
 
 LEAST = 10
 """So many mutants are made of each rule."""
-MOST = 20
+MOST = 14
 """And no more, so that every kind of operator has its turn in little time."""
 TESTS = 64
 """On how many small networks a mutant is tried that is neither refuted at once nor proved."""

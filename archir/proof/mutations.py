@@ -522,7 +522,7 @@ class Mutator:
                 continue
             text = self.text(argument.value.span)
             yield self.put("an attribute one off", argument.value.span, f"{text} + 1")
-            own = attr.default is not REQUIRED and attr.kind is not Kind.INT
+            own = attr.default is not REQUIRED and attr.kind is Kind.FLOAT
             if argument.keyword is not None and number > 0 and own:
                 start = call.arguments[number - 1].span.end
                 whole = Span(self.source, start, argument.span.end)
