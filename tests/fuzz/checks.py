@@ -221,7 +221,7 @@ class Tally:
 def check_rules(case: Case, library: Mapping[str, Rule] = LIBRARY) -> Tally:
     """Every rule at every site: exact, of the right shapes, and a text like any other."""
     tally = Tally()
-    planner = Planner(case.graph, STANDARD)
+    planner = Planner(case.graph, STANDARD, weights_for(case.graph, 3))
     tally.classes = len(planner.classes.classes)
     for rule in library.values():
         sites = planner.sites(rule)
