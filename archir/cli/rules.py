@@ -12,6 +12,7 @@ from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.ir.graph import Graph
+from archir.lang.words import write_value
 from archir.ops import installed_ops
 from archir.rewrite.gains import MOST, Gain, gain
 from archir.rewrite.library import Library, find_rule, installed, read_rule_file
@@ -45,7 +46,9 @@ def rules(
     param: tuple[str, ...],
     rule_files: tuple[str, ...],
     rule: str | None,
+    at: str | None,
     cost: bool | None,
+    markdown: bool,
 ) -> Report:
     """List the rules; with FILE, every site where they apply.
 
@@ -53,6 +56,7 @@ def rules(
     rule's defaults or values that fit. `archir rewrite --rule RULE --at SITE` applies one;
     RULE@SITE says both.
     """
+    from fnmatch import fnmatchcase
     from pathlib import Path
 
     ops = installed_ops()
@@ -61,9 +65,11 @@ def rules(
         library = library.joined([r for f in rule_files for r in read_rule_file(Path(f), ops)])
     chosen = [find_rule(rule, library, ops)] if rule else list(library.values())
     if file is None:
-        return _list(chosen)
+        return _list(chosen, markdown=markdown)
     planner = options.planner(file, param, chosen)
     found = [(one, site) for one in chosen for site in planner.sites(one)]
+    if at is not None:
+        found = [(r, s) for r, s in found if fnmatchcase(s.at, at) or s.at.startswith(f"{at}.")]
     if cost is None:
         cost = len(found) * len(planner.graph) <= MOST
     rows = [(site, gain(planner, one, site.at) if cost else None) for one, site in found]
@@ -104,7 +110,8 @@ def _costs(found: Sequence[tuple[Site, Gain | None]], graph: Graph) -> str:
     for site, change in sorted(found, key=lambda each: place(each[0])):
         first = ("", "") if last == (site.at, site.size) else (site.at, site.size or "")
         last = (site.at, site.size)
-        given = "" if change is None else " ".join(f"{k}={v}" for k, v in change.arguments.items())
+        settings = {} if change is None else change.arguments
+        given = " ".join(f"{k}={write_value(v)}" for k, v in settings.items())
         told = ("?", "?") if change is None else map(_signed, (change.params, change.macs))
         rows.append((*first, site.rule, shorten(given, 40, placeholder=" ..."), *told))
     headers = ("site", "channels", "rule", "with", "parameters", "MACs")
@@ -128,8 +135,12 @@ def _table(sites: list[Site], graph: Graph) -> str:
     return options.table(("site", "channels", "rules"), rows, right=(1,))
 
 
-def _list(chosen: list[Rule]) -> Report:
+def _list(chosen: list[Rule], *, markdown: bool) -> Report:
     facts = [rule_facts(r) for r in chosen]
+    if markdown:
+        from archir.proof.catalogue import catalogue
+
+        return Report({"rules": facts}, catalogue(chosen).rstrip("\n"))
     rows = []
     for fact in facts:
         kept = fact["preserves"]
@@ -157,10 +168,12 @@ command = make(
     options.params,
     options.rule_files,
     click.option("--rule", metavar=options.RULE, help="This rule only."),
+    click.option("--at", metavar="SITE", help="What applies there only: a path, a scope, a glob."),
     click.option(
         "--cost/--no-cost",
         default=None,
         help="Tell what changes at each site, or not; in large networks it is left out.",
     ),
+    click.option("--markdown", is_flag=True, help="The rules whole, with their proofs, as a page."),
     example="archir rules net.arch --rule widen",
 )(rules)
