@@ -12,8 +12,8 @@ from archir.rewrite.rule import Rule
 HEAD = """# The rules
 
 This page is made by `archir rules --markdown`. Each rule is shown whole, as it is read: what it
-says is what archir does. `docs/writing-rules.md` explains the language, `docs/proof.md` what a verdict
-means, `archir explain FILE --rule RULE --at SITE` a rule at a place of a network.
+says is what archir does. `docs/writing-rules.md` explains the language, `docs/proof.md` what a
+verdict means, `archir explain FILE --rule RULE --at SITE` a rule at a place of a network.
 """
 
 

@@ -155,10 +155,11 @@ def judge(mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None = No
     try:
         return _judged(mutant, ops, axioms, prover, start)
     except ArchirError as failure:
-        why = failure.diagnostics[0].message  # what no planner takes
-        return Judgement(
-            mutant, "refuted", why, (), fits=False, seconds=time.perf_counter() - start
-        )
+        found = failure.diagnostics[0]
+        # What no planner takes is dead; a prover that fails says nothing of the mutant.
+        fate: Fate = "refuted" if found.code[:2] in ("A2", "A3") else "open"
+        seconds = time.perf_counter() - start
+        return Judgement(mutant, fate, found.message, (), fits=False, seconds=seconds)
 
 
 def _judged(
