@@ -85,6 +85,18 @@ def _extend(k: Arithmetic, w: Array, amount: int, axis: int) -> Array:
     return np.pad(w, widths, constant_values=k.number(0))
 
 
+def _part_shape(w: Shape, axis: int, number: int, of: int) -> Shape:
+    axis = axis_of("part", w, axis)
+    whole("part", number, of)
+    need(0 <= number < of, f"part: there is no part {number} of {of}")
+    need(w[axis] % of == 0, f"part: {w[axis]} entries cannot be cut into {of} equal parts")
+    return (*w[:axis], w[axis] // of, *w[axis + 1 :])
+
+
+def _part(k: Arithmetic, w: Array, axis: int, number: int, of: int) -> Array:
+    return np.split(w, of, axis)[number]
+
+
 GATHERING = (
     WeightFunction(
         "take",
@@ -120,6 +132,15 @@ GATHERING = (
         _slice_shape,
         _slice,
         moved("slice"),
+    ),
+    WeightFunction(
+        "part",
+        "part(w, axis, number, of)",
+        "One of so many equal parts of an axis, counted from 0.",
+        1,
+        _part_shape,
+        _part,
+        moved("part"),
     ),
     WeightFunction(
         "extend",

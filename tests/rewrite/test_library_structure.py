@@ -59,6 +59,10 @@ def parallel(sign: str, bias: str) -> str:
     return IMAGE + two + ("end = p + q" if sign == "+" else "end = concat(p, q)") + HEAD
 
 
+PACKED = (
+    "input x: f32[N, 5, 6]\nq, k, v = x |> a: linear(12) |> chunk(3, axis = 2)\n"
+    "output y = attention(q, k, v, 2) |> b: linear(3)"
+)
 HALVES = IMAGE + "s = x |> c: conv(4, 3)\np, q = chunk(s, 2)\nend = concat(p, q)" + HEAD
 LAID = "input x: f32[N, 6]\ns = x |> a: linear(4)\nt = s |> {}\noutput y = t |> b: linear(3)"
 
@@ -188,6 +192,18 @@ CASES: Mapping[str, Case] = {
     ),
     "transformer.insert_mlp": Case(
         TOKENS, "p.a", lambda old: {"p.fc2.weight": np.zeros((8, 32)), "p.fc2.bias": np.zeros(8)}
+    ),
+    "attention.split_qkv": Case(
+        PACKED,
+        "q.chunk",
+        lambda old: {
+            "q.query.weight": old["q.a.weight"][:4],
+            "q.query.bias": old["q.a.bias"][:4],
+            "q.key.weight": old["q.a.weight"][4:8],
+            "q.key.bias": old["q.a.bias"][4:8],
+            "q.value.weight": old["q.a.weight"][8:],
+            "q.value.bias": old["q.a.bias"][8:],
+        },
     ),
     "drop.branch": Case(
         RESIDUAL, "end", held={"t.a.weight": 0, "t.a.bias": 0}, gone=("end", "t.a", "t.r")
