@@ -48,6 +48,17 @@ SESSIONS: dict[str, tuple[str, ...]] = {
         "diff net.arch net.arch",
         "diff net.arch",
     ),
+    "undo": (
+        "weights init net.arch --seed 1",
+        "rewrite net.arch --rule widen@stem.conv --set width=24 -o w.arch",
+        "rewrite w.arch --rule deepen@tail.relu -o d.arch",
+        "undo d.arch -o back.arch",
+        "undo d.arch --steps 3 -o x.arch",
+        "undo net.arch -o x.arch",
+        "lineage back.arch",
+        "lineage back.arch --step 2 -o old.arch",
+        "verify back.arch",
+    ),
     "refused": (
         "rewrite net.arch --rule widen --at fc2 --set width=20 --dry-run",
         "rewrite net.arch --rule widen --at stem.conv --set width=8 --dry-run",
@@ -116,4 +127,5 @@ def test_transcript(
 
 def steady(text: str) -> str:
     """A transcript without what rounding and engines decide: the drift."""
-    return re.sub(r"(max\|a-b\|/max\|a\| = )\S+ \(\w+, ", r"\1... (..., ", text)
+    text = re.sub(r"(max\|a-b\|/max\|a\| = )\S+ \(\w+, ", r"\1... (..., ", text)
+    return re.sub(r"\d\.\de[-+]\d\d", "...e-..", text)

@@ -406,7 +406,7 @@ def test_a_missing_lineage_folder(archir: Archir, grown: Path) -> None:
     assert "copy it along" in found["hint"]
     listed = archir("lineage", grown)
     assert listed.status == 0
-    assert listed.out.count("missing\n") == 3
+    assert listed.out.count("missing\n") == 2
     assert "copy the .lineage folder along" in listed.out
 
 
