@@ -80,6 +80,14 @@ class ArchirError(Exception):
         self.diagnostics = diagnostics
         self.status = status if status is not None else status_of(diagnostics[0].code)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How another process gets it: as the diagnostics, not as their text."""
+        return _again, (self.diagnostics, self.status)
+
+
+def _again(diagnostics: tuple[Diagnostic, ...], status: int) -> ArchirError:
+    return ArchirError(*diagnostics, status=status)
+
 
 def error(
     code: str,
