@@ -12,7 +12,6 @@ import numpy as np
 from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
-from archir.lang import tree as t
 from archir.ops.arithmetic import Array
 from archir.ops.classes import AxisClass, AxisClasses, Kind
 from archir.ops.forest import Need
@@ -21,7 +20,7 @@ from archir.ops.signature import Axis, Star
 from archir.ops.structure import leaves, lift, measure
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
 from archir.rewrite.found import Known, find, once, there_is
-from archir.rewrite.maps import MAKERS
+from archir.rewrite.maps import MAKERS, makers_in
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule, Step
 from archir.weights.terms import IndexMap, Ref, Term
@@ -146,20 +145,9 @@ def refusal(rule: Rule, held: AxisClass) -> Refusal | None:
 
 
 def makers_of(rule: Rule) -> list[str]:
-    """The function that makes the map of each step.
-
-    Raises:
-        ArchirError: A213, a step makes no map, or several.
-    """
+    """The function that makes the map of each step."""
     assert isinstance(rule.body, Reshaping)
-    found: list[str] = []
-    for step in rule.body.steps:
-        calls = [e.callee.text for _, e in step.lets if isinstance(e, t.Call)]
-        made = [name for name in calls if name in MAKERS]
-        if len(made) != 1 or (found and MAKERS[made[0]].reads):
-            raise _one_map(rule.name)
-        found += made
-    return found
+    return [name for step in rule.body.steps for name in makers_in(step)]
 
 
 def reads_weights(rule: Rule) -> bool:

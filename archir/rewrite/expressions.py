@@ -276,7 +276,7 @@ def _map(name: str, args: list[Result], scope: Scope, span: Span) -> IndexMap:
     except ValueError as reason:
         raise error("A211", str(reason), span=span) from None
     if scope.reader is None:
-        raise error("A213", f"`{name}` makes the map of a rule's first step", span=span)
+        raise error("A213", f"`{name}` makes the map of a rule over a class", span=span)
     return scope.reader(name, old, new)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from archir.lang.tree import Call
+from archir.rewrite.rule import Step
 from archir.weights.terms import IndexMap
 
 MAX_SIZE = 1 << 20
@@ -122,6 +124,12 @@ def _chosen(old: int, given: object) -> np.ndarray[tuple[int], np.dtype[np.int64
         what = f"got {wrong[0]}" if wrong else "got none"
         raise ValueError(f"choose of {old} entries wants indices from 0 to {old - 1}, {what}")
     return np.sort(np.asarray(given, np.int64))
+
+
+def makers_in(step: Step) -> list[str]:
+    """The functions that make a map in what a step defines; in a rule that is read, one."""
+    calls = [value.callee.text for _, value in step.lets if isinstance(value, Call)]
+    return [name for name in calls if name in MAKERS]
 
 
 Reader = Callable[[str, int, int | None], IndexMap]

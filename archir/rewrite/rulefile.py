@@ -14,7 +14,7 @@ from archir.diag import ArchirError, Diagnostic, Source, Span
 from archir.lang import tree as t
 from archir.lang.convert import Reader, kind_of
 from archir.ops.record import Mode, OpSet
-from archir.rewrite.maps import MAKERS
+from archir.rewrite.maps import MAKERS, makers_in
 from archir.rewrite.names import Names
 from archir.rewrite.pattern import PatternReader
 from archir.rewrite.rule import (
@@ -400,6 +400,14 @@ class _RuleReader:
         variable, site = (self.reader.ident(c) for c in over.children[:2])
         made = [self._step(clauses, label) for clauses in steps]
         whole = tuple(step for step in made if step is not None)
+        for number, step in enumerate(whole):
+            makers = makers_in(step)
+            if len(makers) != 1:
+                text = "a rule over a class needs one map over its size, in each of its steps"
+                self.complain("A213", text, step.produce.span)
+            elif number and MAKERS[makers[0]].reads:
+                text = f"`{makers[0]}` makes the map of a rule's first step"
+                self.complain("A213", text, step.produce.span)
         return Reshaping(variable.text, site.text, whole) if len(whole) == len(made) else None
 
     def _step(self, clauses: Clauses, label: t.Ident) -> Step | None:

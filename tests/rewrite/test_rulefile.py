@@ -116,16 +116,15 @@ def test_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_class_rule_without_a_map() -> None:
-    from .nets import HEAD, IMAGE, failure, net
-
-    wrong = rule("""rule wrong(width: int) {
-        over c = class(at)
-        produce zeros(width)    carry zeros(width)    consume zeros(width)
-    }""")
-    graph = net(IMAGE + "end = x |> conv(4, 3)" + HEAD)
-    found = failure(graph, wrong, "end", width=5)
-    assert found.diagnostics[0].code == "A213"
-    assert found.status == 2
+    for lets in ("", "let n = size(c)", "let g = shuffle(size(c)) let h = shuffle(size(c))"):
+        with pytest.raises(ArchirError) as caught:
+            rule(f"""rule wrong(width: int) {{
+                over c = class(at)
+                {lets}
+                produce zeros(width)    carry zeros(width)    consume zeros(width)
+            }}""")
+        assert [d.code for d in caught.value.diagnostics] == ["A213"]
+        assert caught.value.status == 2
 
 
 def test_empty_files_and_parameters() -> None:

@@ -109,8 +109,14 @@ def test_steps_are_whole() -> None:
 
 
 def test_a_later_step_reads_no_weights() -> None:
-    wrong = rule(TWICE.replace("shuffle(size(c))", "alike(size(c))"))
-    assert failure(CHAIN, wrong, "a", width=7).diagnostics[0].code == "A213"
+    with pytest.raises(ArchirError, match="A213: `alike` makes the map of a rule's first step"):
+        rule(TWICE.replace("shuffle(size(c))", "alike(size(c))"))
+
+
+def test_a_rule_over_a_pattern_finds_no_map_in_weights() -> None:
+    body = "match { y = relu(x) } replace { y = relu(x) } weights { let g = alike(3) }"
+    found = failure(CHAIN, rule(f"rule r() {{ {body} }}"), "b.relu").diagnostics[0]
+    assert (found.code, found.message) == ("A213", "`alike` makes the map of a rule over a class")
 
 
 # --- maps ---------------------------------------------------------------------------------------
