@@ -113,7 +113,7 @@ def test_the_commands() -> None:
 
 
 def test_what_it_points_to_is_there() -> None:
-    named = re.findall(r"`((?:docs|tests|benchmarks|examples)/[\w./]*|[A-Z]+\.md)`", README)
+    named = re.findall(r"`((?:docs|tests|benchmarks|examples)/[\w./-]*|[A-Z]+\.md)`", README)
     assert len(named) >= 6
     assert [name for name in named if not (ROOT / name).exists()] == []
     assert {f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")} <= set(named)
