@@ -142,7 +142,11 @@ def test_a_wrong_rule_is_not_proved(name, label, library, axioms) -> None:
     rule = mutant(library, name, label)
     if rule is None:
         return
-    verdict = prove(rule, STANDARD, axioms, tests=40)
+    try:
+        verdict = prove(rule, STANDARD, axioms, tests=40)
+    except ArchirError as refused:
+        assert refused.diagnostics[0].code == "A213"  # two maps: no planner takes that
+        return
     assert verdict.kind != "proved"
     misfits = [m for held in verdict.modes for m in held.misfits]
     refuted = [held for held in verdict.modes if held.kind == "refuted"]
@@ -230,9 +234,13 @@ def test_pairs_of_changes_where_single_ones_are_few(read) -> None:
         'rule drop() { "No dropout." preserves function in eval '
         "match { y = dropout(x) } replace { y = x } }"
     )
-    made = brood(rule, STANDARD, least=3)
-    assert len(made.mutants) < 3 or any(len(m.operators) == 2 for m in made.mutants)
-    assert len(brood(rule, STANDARD, least=1).mutants) >= 1
+    single = brood(rule, STANDARD, least=1).mutants
+    assert 1 <= len(single) < LEAST
+    assert all(len(m.operators) == 1 for m in single)
+    more = brood(rule, STANDARD).mutants
+    assert more[: len(single)] == single
+    assert all(len(m.operators) == 2 for m in more[len(single) :])
+    assert len(more) == LEAST
 
 
 def test_what_zeros_hide_is_left_alone(read) -> None:
