@@ -145,7 +145,8 @@ def test_a_wrong_rule_is_not_proved(name, label, library, axioms) -> None:
     try:
         verdict = prove(rule, STANDARD, axioms, tests=40)
     except ArchirError as refused:
-        assert refused.diagnostics[0].code == "A213"  # two maps: no planner takes that
+        if refused.diagnostics[0].code != "A213":  # two maps: no planner takes that
+            raise
         return
     assert verdict.kind != "proved"
     misfits = [m for held in verdict.modes for m in held.misfits]
