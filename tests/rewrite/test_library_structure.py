@@ -315,7 +315,7 @@ def test_what_is_assumed_matters(name: str) -> None:
         ("branch.split_relu", "stage2.relu", {"p": 5, "q": 12, "r": 13}, "nash_start"),
         ("branch.split_concat", "stage3.conv", {"first": 100}, "nash_start"),
         ("branch.zero", "stage2.0.conv1", {}, "resnet20"),
-        ("deepen.dense", "transition1.conv", {"growth": 12}, "densenet_bc_40_12"),
+        ("deepen.dense", "transition1.conv", {"width": 48, "growth": 12}, "densenet_bc_40_12"),
         ("deepen.dense", "denseblock2.3.conv1", {"growth": 6}, "densenet_bc_40_12"),
         (
             "skip.concat_normed",
