@@ -160,8 +160,8 @@ def _nearest(terms: Mapping[str, Term], goal: Mapping[str, Array], at: Tensors) 
     for path, term in terms.items():
         keys = dict.fromkeys(map(_key, leaves(term)))
         free = next((key for key in keys if key not in fixed), None)
+        fixed |= set(keys)  # what an earlier term reads must stay
         if free is not None:
-            fixed.add(free)
             here = {key: other[key] for key in keys}
             other |= _solved({path: term}, goal, here, {free})
     return other if _distance(terms, goal, other) < far else found
