@@ -275,6 +275,12 @@ def _same(k: Arithmetic, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
     return tuple(d * (e - 1) // 2 for e, d in zip(kernel, dilation, strict=True))
 
 
+def _swap(k: Arithmetic, a: int, b: int, rank: int) -> tuple[int, ...]:
+    order = list(range(rank))
+    order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
 def _zeros_along(k: Arithmetic, w: Array, amount: int, axis: int) -> Array:
     axis %= w.ndim
     return k.array(np.zeros((*w.shape[:axis], amount, *w.shape[axis + 1 :]), np.int64))
@@ -316,6 +322,11 @@ PROOF_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **WINDOWS,
     "shape": lambda k, x: x.shape,
     "zeros_along": _zeros_along,
+    "rank": lambda k, x: x.ndim,
+    "still": lambda k, rank: tuple(range(rank)),
+    "swap": _swap,
+    "after": lambda k, first, second: tuple(first[j] for j in second),
+    "turned": lambda k, x, order: x.transpose(order),
     "laid": lambda k, x, sizes: x.reshape(sizes),
     "stretch": lambda k, x, shape: np.broadcast_to(x, shape),
 }

@@ -249,6 +249,11 @@ CASES: Mapping[str, Case] = {
     "remove.reshape_pair": Case(
         LAID.format("l: reshape([0, 2, 2]) |> m: reshape([0, 4])"), "t.m", gone=("t.l", "t.m")
     ),
+    "remove.transpose_pair": Case(
+        STREAM.replace("s |> g: gelu", "s |> g: transpose(1, 2) |> h: transpose(1, 2)"),
+        "t.h",
+        gone=("t.g", "t.h"),
+    ),
     "remove.flatten": Case(LAID.format("flatten"), "t", gone=("t",)),
 }
 
