@@ -56,7 +56,7 @@ def revise(program: Program, after: Graph, ops: OpSet) -> Program:
             break
         if equal(again.graph, after):
             return again
-    return load(Source(source.name, print_graph(after, ops)), ops, program.params)
+    return load(Source(source.name, print_graph(after, ops)), ops)  # it has no parameters
 
 
 def _layouts(text: str, source: Source) -> list[str]:
