@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,21 @@ def test_tampering_with_what_was_found_is_noticed(network: api.Network) -> None:
         again = chain.then("rewrite", step.after, made.graph, facts)
         forged = replace(made, certificate=again)
         assert not all(finding.holds for finding in forged.verify()), changed
+
+
+def test_the_command_line_looks_at_the_weights_beside_a_network(
+    network: api.Network, tmp_path: Path, archir: Callable[..., Any]
+) -> None:
+    saved = network.rewrite("pad", "conv", width=9).save(tmp_path / "out.arch")
+    listed = archir("rules", saved, "--rule", "drop.unread", "--json").document
+    assert [site["at"] for site in listed["sites"]] == ["a.conv"]
+    assert archir("explain", saved, "--rule", "drop.unread", "--json").document["applies"] is True
+    asked = ("rewrite", saved, "--at", "a.conv", "-o", tmp_path / "more.arch")
+    kept = archir(*asked, "--rule", "prune.keep", "--set", "keep=[0,2,4]")
+    assert kept.status == 0
+    assert "prune.keep@a.conv keep=[0,2,4]" in kept.out
+    assert api.load(tmp_path / "more.arch").graph.node("a.conv").attrs["out"] == 3
+    saved.with_suffix(".safetensors").unlink()
+    assert archir("rules", saved, "--rule", "drop.unread", "--json").document["sites"] == []
+    blind = archir(*asked, "--rule", "drop.unread", "--force")
+    assert (blind.status, "A313" in blind.err) == (1, True)
