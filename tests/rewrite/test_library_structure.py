@@ -218,6 +218,8 @@ CASES: Mapping[str, Case] = {
     "remove.gate": Case(GATED, "end.add", held={"g": 0}, gone=("end.add", "end.mul", "g")),
     "remove.scale": Case(SCALED, "end", held={"g": 1}, gone=("end", "g")),
     "remove.one": Case(ONE, "end", gone=("end.mul",)),
+    "remove.zero": Case(ONE.replace("s * 1.0", "s + 0.0"), "end", gone=("end.add", "end.constant")),
+    "remove.avg_pool": Case(ONE.replace("s * 1.0", "s |> p: avg_pool(1)"), "end", gone=("end.p",)),
     "merge.parallel_conv": Case(
         parallel("+", "false"),
         "end",
