@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import archir
 from archir.diag import Source
 from archir.ir.graph import Graph
+from archir.ir.same import equal as same
 from archir.lang import load
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array, Floating
@@ -300,6 +302,54 @@ def test_use(name: str) -> None:
         assert np.allclose(new[path], array, rtol=1e-12, atol=1e-12), path
     outputs = [[g.type_of(o.value) for o in g.outputs] for g in (made.before, made.after)]
     assert outputs[0] == outputs[1]
+
+
+BACK: Mapping[str, tuple[str, str, str, str]] = {
+    "kernel.shrink": (CONV, "kernel.grow", "a", "a"),
+    "kernel.dilate": (
+        IMAGE + "end = x |> a: conv(4, 3, dilation = 2)" + HEAD,
+        *("kernel.undilate", "a", "a"),
+    ),
+    "grouped.sparse": (
+        IMAGE + "i = x |> conv(6)\nend = i |> a: conv(8, 3, groups = 2)" + HEAD,
+        *("grouped.dense", "a", "a"),
+    ),
+    "activation.relu": (PLAIN, "activation.prelu", "r", "new"),
+    "bias.remove": (NORMED, "bias.insert", "a", "a"),
+    "bias.remove.linear": (
+        "input x: f32[N, 6]\noutput y = x |> a: linear(4, bias = false)",
+        *("bias.insert.linear", "a", "a"),
+    ),
+    "remove.identity_conv": (PLAIN, "deepen.prelu", "c", "new"),
+    "remove.identity_conv.relu": (PLAIN, "deepen", "r", "relu"),
+    "remove.identity_linear": (FLAT, "deepen.linear", "r", "new"),
+    "remove.batch_norm": (CONV, "norm.batch", "a", "new"),
+    "remove.prelu": (CONV, "activation.prelu.insert", "a", "new"),
+}
+"""Rules that assume something of weights: a network, the rule that makes it so, and both sites."""
+
+PARTLY = {"activation.relu", "remove.identity_conv", "remove.identity_linear"}
+"""Where the way back has another name for what comes back, or leaves an activation in place."""
+
+
+@pytest.mark.parametrize("name", sorted(BACK))
+def test_there_and_back(name: str, tmp_path: Path) -> None:
+    """What a rule has inserted is found and taken out, and nothing else is."""
+    body, first, at, where = BACK[name]
+    file = tmp_path / "test.arch"
+    file.write_text(f"version 1\narch test {{\n{body}\n}}\n", encoding="utf-8")
+    start = archir.load(file).init(3, random_statistics=True)
+    assert not [site for site in start.sites() if site.rule == name]
+    there = start.rewrite(first, at)
+    (site,) = [site for site in there.sites() if site.rule == name]
+    assert site.at.split(".")[-1] == where
+    back = there.rewrite(name, site.at)
+    if name not in PARTLY:
+        assert same(back.graph, start.graph)
+    assert start.weights is not None
+    assert back.weights is not None
+    for path, array in start.weights.items():
+        assert np.allclose(back.weights[path], array, rtol=1e-6, atol=0), path
 
 
 EXAMPLES = (
