@@ -25,7 +25,7 @@ from archir.proof.attempts import saturated
 from archir.proof.audit import audit_terms
 from archir.proof.axiom_texts import texts_in, texts_of
 from archir.proof.lemmas import lemmas
-from archir.proof.prove import prove, tried, verdict_for
+from archir.proof.prove import TESTED, prove, tried, verdict_for
 from archir.proof.saturation import Budget
 from archir.proof.symbols import Symbols
 from archir.proof.terms import Variable, apply
@@ -93,7 +93,7 @@ def test_a_users_rule_is_proved_like_a_shipped_one(text, read, axioms) -> None:
 def test_what_is_not_proved_is_tested(read, axioms) -> None:
     verdict = prove(read(FOLD), STANDARD, axioms)
     assert verdict.kind == "tested"
-    assert verdict.modes[0].instances == 24
+    assert verdict.modes[0].instances == TESTED
     assert "no proof" in verdict.modes[0].reason
 
 
