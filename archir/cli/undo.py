@@ -138,8 +138,7 @@ def _said(part: Part, done: Reverted) -> list[str]:
     if part.assumed:
         far = percent(part.assumed)
         lines.append(f"what the rule assumes of the parent's weights is off by {far}")
-    if not any(use["exact"] for use in _uses(part)):
-        lines.append("the rule was not checked to keep the function")
+    lines += [f"`{rule}` has no verdict" for rule in part.unproved]
     return lines
 
 

@@ -58,8 +58,17 @@ class Part:
     @property
     def exact(self) -> bool:
         """Whether the function is the same, by the rule and up to rounding."""
-        kept = all(use["exact"] for use in self.step.facts["uses"])
-        return self.how == "lineage" or bool(kept and not self.parameters and not self.assumed)
+        kept = not self.parameters and not self.assumed and not self.unproved
+        return self.how == "lineage" or kept
+
+    @property
+    def unproved(self) -> list[str]:
+        """The rules of the rewrite that were neither proved nor tested to keep the function."""
+        return [
+            use["rule"]
+            for use in self.step.facts["uses"]
+            if not use["exact"] or (use["verdict"] or {}).get("kind") not in ("proved", "tested")
+        ]
 
     def facts(self) -> dict[str, Any]:
         """The part as JSON values."""
@@ -334,10 +343,14 @@ def refusal(undone: Undone) -> ArchirError:
             f"the weights are {percent(overall)} away from what the rewrite can make "
             f"({len(worst)} parameters; the farthest: {listed})"
         )
+    elif not assumed:
+        rules = [rule for part in undone.parts for rule in part.unproved]
+        why = f"`{rules[0]}` has no verdict"
     else:
         why = f"what the rule assumes of the parent's weights is off by {percent(assumed)}"
+    unsure = "" if worst or assumed else ", for all that is known"
     return error(
         "A420",
-        f"taking the rewrite back would change the function: {why}",
+        f"taking the rewrite back would change the function{unsure}: {why}",
         hint="--approximate takes the nearest parent; --to-parent goes back to the weights before",
     )

@@ -304,6 +304,20 @@ def test_a_rule_that_keeps_the_shape(tmp_path: Path) -> None:
     assert verified(back.network)
 
 
+def test_a_rule_without_a_verdict() -> None:
+    """Taken back exactly by its map, but nobody proved or tested what that means."""
+    net, child = applied("deepen")
+    steps = child.certificate.steps
+    (use,) = steps[-1].facts["uses"]
+    facts = {**steps[-1].facts, "uses": [{**use, "verdict": {"kind": "unknown"}}]}
+    chain = replace(child.certificate, steps=(*steps[:-1], replace(steps[-1], facts=facts)))
+    unproved = replace(child, certificate=chain)
+    moved = retrained(unproved, image(child, net, noisy(net, 1)))
+    with pytest.raises(ArchirError, match=r"A420.*`deepen` has no verdict"):
+        moved.undo()
+    assert moved.undo(approximate=True).undone.parts[0].parameters == {}
+
+
 def test_nothing_to_take_back() -> None:
     bare = package.load(EXAMPLES / "digits.arch", ignore_weights=True)
     for net in (bare, network("digits")):
