@@ -364,6 +364,8 @@ class _Translation:
         rank = self.ranks.get(operands[0]) if operands else None
         own = self.left.uses.get(node.name)
         old = own if own is not None and own.node.op == node.op else None
+        if own is None and node.unlabelled:
+            old = self._twin(node, op, operands, rank)
         attrs: dict[str, Formula] = {}
         for attr in _ordered(op):
             stated = node.attrs.get(attr.name)
@@ -382,6 +384,24 @@ class _Translation:
         self.symbols.stated[node.name] = attrs
         params = self._weights(node, op, attrs, kept)
         self._add(self.right, node, op, operands, attrs, params, rank)
+
+    def _twin(
+        self, node: PatternNode, op: Op, operands: tuple[Formula, ...], rank: int | None
+    ) -> _Use | None:
+        """A node of the left side that says the same as an unlabelled one: it stays as it is."""
+        for name, held in self.left.uses.items():
+            alike = held.node.op == node.op and held.operands == operands
+            if not alike or self.body.replace.node(name) is not None:
+                continue
+            values = {
+                attr: self._attribute(
+                    _attr(op, attr), self.symbols.term(value), operands, rank, held.attrs
+                )
+                for attr, value in node.attrs.items()
+            }
+            if all(held.attrs[attr] == value for attr, value in values.items()):
+                return held
+        return None
 
     def _default(self, attr: Attr, sofar: Mapping[str, Formula]) -> Formula:
         value = attr.default
@@ -508,6 +528,10 @@ def _keeps_rank(op: Op) -> bool:
     if Law.ELEMENTWISE in op.laws or op.name in ("conv", "linear", "batch_norm", "softmax"):
         return True
     return op.name.endswith("_pool") and not op.name.startswith("global")
+
+
+def _attr(op: Op, name: str) -> Attr:
+    return next(a for a in op.attrs if a.name == name)
 
 
 def _remainder_one(guard: t.Compare) -> bool:
