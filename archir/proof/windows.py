@@ -48,6 +48,12 @@ def _across(k: Arithmetic, x: Array, w: Array) -> Array:
     return y.reshape(x.shape[0], w.shape[0], *x.shape[2:])
 
 
+def _last_across(k: Arithmetic, x: Array, w: Array) -> Array:
+    """A matrix applied along the last axis."""
+    need(w.ndim == 2 and x.ndim > 0 and x.shape[-1] == w.shape[1], "last_across: the last axis")
+    return k.matmul(x, w.T)
+
+
 def _mix_by_channel(k: Arithmetic, a: Array, b: Array, v: Array) -> Array:
     """Of each channel the share 1 - v of the one and v of the other."""
     need(a.shape == b.shape and a.ndim > 1, "mix_by_channel: two tensors of one shape")
@@ -92,6 +98,7 @@ WINDOWS: Mapping[str, Callable[..., Any]] = {
     "correlate": _correlate,
     "window_sum": _window_sum,
     "across": _across,
+    "last_across": _last_across,
     "mix_by_channel": _mix_by_channel,
     "mix": _mix,
     "thinned": _thinned,
