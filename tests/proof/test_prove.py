@@ -213,7 +213,8 @@ def test_shipped_verdicts_are_fresh(library, axioms) -> None:
         verdict = verdict_of(rule, SHIPPED)
         assert verdict.kind == ("proved" if rule.contract.function else "tested")
         assert verdict.axioms == axioms.hash_of(a for m in verdict.modes for a in m.axioms)
-        assert [m.mode for m in verdict.modes] == list(rule.contract.function)
+        promised = [*rule.contract.function, *(["shape"] if rule.contract.shape else [])]
+        assert [m.mode for m in verdict.modes] == promised
         assert set(verdict.operators) in (set(), set(STANDARD))
 
 
