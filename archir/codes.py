@@ -221,7 +221,8 @@ CODES: dict[str, Code] = {
     "A209": Code(
         "this cannot stand in a pattern",
         "A side of a rule holds `name = ...` statements: operators with their tensors and "
-        "attributes, pipelines, `+` and `*`. There are no blocks, repeats or conditions in it.",
+        "attributes, pipelines, `+ - * /`, numbers. There are no blocks, repeats or conditions in "
+        "it. On the left side an attribute is a number or a name.",
     ),
     "A210": Code(
         "unknown operator in a pattern", "A pattern is made of operators, by their names."

@@ -18,10 +18,11 @@ from archir.ops import installed_ops
 from archir.ops.record import OpSet
 from archir.proof.verdict import FILE, Kind, Verdict, document_of, shipped
 from archir.rewrite.library import installed, read_rule_file
+from archir.rewrite.pattern import changes_nothing
 from archir.rewrite.rule import Rule
 
 BUILTIN = "archir"
-
+STAYS = "an attribute that the right side does not state stays what it is"
 
 MOST_JOBS = 8
 
@@ -48,7 +49,8 @@ def prove(
     summary = {**kinds, "seconds": round(time.perf_counter() - start, 2)}
     status = 1 if kinds["refuted"] else 0
     data = {"verdicts": [v.to_json() for v in verdicts], "summary": summary}
-    return Report(data, _text(verdicts, summary), status)
+    idle = [rule.name for rule in rules if changes_nothing(rule)]
+    return Report(data, _text(verdicts, summary, idle), status)
 
 
 def _proved(rules: Sequence[Rule], ops: OpSet, seconds: float, jobs: int | None) -> list[Verdict]:
@@ -95,9 +97,11 @@ def _write(verdicts: Sequence[Verdict], ops: OpSet) -> None:
         temporary.write_text(document_of(kept), encoding="utf-8")
 
 
-def _text(verdicts: Sequence[Verdict], summary: Mapping[str, float]) -> str:
+def _text(
+    verdicts: Sequence[Verdict], summary: Mapping[str, float], idle: Sequence[str] = ()
+) -> str:
     rows = []
-    notes: list[str] = []
+    notes = [f"{name}: note: both sides say the same; {STAYS}" for name in idle]
     for verdict in verdicts:
         shown = False
         for held in verdict.modes:

@@ -309,7 +309,7 @@ def _image(s: Sketch, channels: int = 1) -> Value:
 def _dense(s: Sketch, n: int) -> Graph:
     x = s.input("x", (symbol("N"), 3))
     x = s.add("linear", "fc1", [x], out=n)
-    x = s.add("relu", "relu", [x])
+    x = s.add("sigmoid" if n == 3 else "relu", "act", [x])
     return s.build(s.add("linear", "fc2", [x], out=1))
 
 

@@ -20,6 +20,26 @@ INITIAL = "initial"
 """What an untrained network would hold in the parameter that is given a value."""
 SCALAR = ("min", "max", *MAKERS)
 """Functions of numbers."""
+ELSEWHERE = {
+    "eye": "identity",
+    "dirac": "identity",
+    "cat": "concat",
+    "permute": "transpose",
+    "swapaxes": "transpose",
+    "view": "reshape",
+    "flatten": "reshape",
+    "gather": "take",
+    "index_select": "take",
+    "sum": "row_sums",
+    "var": "variance",
+    "repeat": "tile",
+    "zeros_like": "zeros",
+    "ones_like": "ones",
+    "dot": "matmul",
+    "narrow": "slice",
+    "chunk": "part",
+}
+"""What functions are called here that libraries of tensors call otherwise."""
 
 Complain = Callable[[str, str, Span, str], None]
 
@@ -42,6 +62,8 @@ class Names:
         self.nodes: dict[str, str] = {}
         self.target = False
         """Whether an expression is the value of one parameter."""
+        self.over = ""
+        """What a rule over a class calls it."""
 
     def rewriting(
         self, body: Rewriting, where: Iterable[t.Expr], paths: Sequence[str] = ()
@@ -49,10 +71,7 @@ class Names:
         """Check a rule over a pattern; parameters that are paths stand for tensors."""
         for node in body.match.nodes:
             for value in node.attrs.values():
-                if isinstance(value, t.Name):
-                    self.scalars[value.path] = None
-                else:
-                    self.expression(value)
+                self._stated(value)
             self.nodes[node.name] = node.op
         free = list(dict.fromkeys([*body.match.variables, *paths]))
         self.tensors = dict.fromkeys([*free, *body.match.bindings, *self.nodes])
@@ -71,6 +90,19 @@ class Names:
         self.lets(body.lets)
         for _, value in body.weights:
             self.target = True
+            self.expression(value)
+
+    def _stated(self, value: t.Expr) -> None:
+        """An attribute of the left side: a bare name in its place is bound by it."""
+        parts = list(t.walk(value))
+        fresh = {e.path for e in parts if isinstance(e, t.Name)} - {*self.scalars}
+        if isinstance(value, t.Name):
+            self.scalars[value.path] = None
+        elif fresh or any(isinstance(e, t.Call) for e in parts):
+            text = "an attribute of the left side is a number, a list of numbers, or a name"
+            hint = "name the whole of it and say what it is: `conv(n)` ... `where n == channels(x)`"
+            self.complain("A209", text, value.span, hint)
+        else:
             self.expression(value)
 
     def _right(self, pattern: Pattern, free: Sequence[str]) -> None:
@@ -92,7 +124,7 @@ class Names:
 
     def reshaping(self, body: Reshaping, where: Iterable[t.Expr]) -> None:
         """Check a rule over a class."""
-        self.tensors = {body.variable: None}
+        self.tensors, self.over = {body.variable: None}, body.variable
         for condition in where:
             self.expression(condition)
         for step in body.steps:
@@ -132,7 +164,13 @@ class Names:
             return True
         if name not in OF_TENSORS:
             known = [*FUNCTIONS, *OF_TENSORS, *SCALAR, INITIAL]
-            self.unknown("A208", "there is no weight function", name, known, call.callee.span)
+            if name in ELSEWHERE:
+                hint = f"did you mean `{ELSEWHERE[name]}`?"
+                self.complain(
+                    "A208", f"there is no weight function `{name}`", call.callee.span, hint
+                )
+            else:
+                self.unknown("A208", "there is no weight function", name, known, call.callee.span)
             return False
         given = [a.value for a in call.arguments]
         first = given[0] if given else None
@@ -158,12 +196,30 @@ class Names:
         owner, _, leaf = name.path.rpartition(".")
         op = self.ops.get(self.nodes.get(owner, ""))
         if op is None:
-            known = [*self.scalars, *(n for n in self.nodes if owner)]
-            self.unknown("A212", "the rule defines no", owner or name.path, known, name.span)
+            self._undefined(name, owner, leaf)
             return
         has = [*(p.role for p in op.params), *(a.name for a in op.attrs)]
         if leaf not in has:
             self.unknown("A212", f"`{op.name}` has no", leaf, has, name.span)
+
+    def _undefined(self, name: t.Name, owner: str, leaf: str) -> None:
+        hint = ""
+        if self.over and name.path == self.over:
+            hint = f"`{name.path}` is a class; how large it is says `size({name.path})`"
+        elif self.over and leaf in ("w", "weight"):
+            hint = "the weight and its axis go without saying: `take(g)`"
+        elif owner in self.tensors and leaf in ("shape", "rank", "size", "channels"):
+            hint = f"write `{leaf}({owner}{', axis' if leaf == 'size' else ''})`"
+        elif name.path in self.tensors:
+            text = f"`{name.path}` is a tensor, and no number or weight"
+            self.complain("A212", text, name.span, "")
+            return
+        if hint:
+            text = f"the rule defines no `{name.path}`"
+            self.complain("A212", text, name.span, hint)
+            return
+        known = [*self.scalars, *(n for n in self.nodes if owner)]
+        self.unknown("A212", "the rule defines no", owner or name.path, known, name.span)
 
     def unknown(self, code: str, what: str, name: str, known: Sequence[str], span: Span) -> None:
         """Report a name that does not exist, with the nearest that does."""

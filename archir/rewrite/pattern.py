@@ -2,7 +2,8 @@
 
 In a pattern the first positional arguments of an operator are tensors, as many as it takes
 (all of them for `add` and `concat`); what follows states attributes. On the left side a bare
-name in the place of an attribute stands for whatever is there, and binds it.
+name in the place of an attribute stands for whatever is there, and binds it. A number in the place
+of a tensor is a constant, as it is in a network.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Sequence
 from archir.diag import Diagnostic, Span
 from archir.lang import tree as t
 from archir.ops.record import Op, OpSet
-from archir.rewrite.rule import Pattern, PatternNode, PatternOperand
+from archir.rewrite.rule import Pattern, PatternNode, PatternOperand, Rewriting, Rule
 
 OPERATORS = {"+": "add", "*": "mul", "-": "sub", "/": "div"}
+PAIRS = ("-", "/")
+"""What joins two tensors, and not more."""
 
 
 class PatternReader:
@@ -42,9 +45,7 @@ class PatternReader:
             first = len(self.nodes)
             value = self.value(statement.value)
             for target in statement.targets:
-                used = {o.variable for n in self.nodes for o in n.operands}
-                if target.text in self.bindings or target.text in used:
-                    self.complain("A209", f"`{target.text}` stands for two values", target.span)
+                self._new(target)
             if len(self.nodes) == first + 1 and self._label(first) is None:
                 self._rename(first, statement.targets[0].text)
                 value = PatternOperand(None, self.nodes[first].name)
@@ -54,6 +55,15 @@ class PatternReader:
                 )
         self._settle()
         return Pattern(tuple(self.nodes), dict(self.bindings))
+
+    def _new(self, target: t.Ident) -> None:
+        """A name is bound once, and before it is read: until then it stands for any tensor."""
+        name = target.text
+        if name in self.bindings:
+            self.complain("A209", f"`{name}` is bound twice", target.span, "take another name")
+        elif any(o.variable == name for n in self.nodes for o in n.operands):
+            text = f"`{name}` is read before this line gives it a value"
+            self.complain("A209", text, target.span, "a value stands above what reads it")
 
     # Nodes are first named by number; labels and unique operator names replace the numbers.
 
@@ -134,13 +144,28 @@ class PatternReader:
                 value = self._stage(stage, (value,))
             return value
         if isinstance(expression, t.Chain):
-            signs = {sign for sign, _ in expression.rest}
-            if len(signs) == 1 and (sign := signs.pop()) in OPERATORS:
-                parts = [
-                    self.value(e) for e in (expression.first, *(e for _, e in expression.rest))
-                ]
-                return self._add(self.ops[OPERATORS[sign]], parts, {}, None, expression.span)
+            return self._chain(expression)
+        number = _number(expression)
+        if number is not None:
+            return self._add(self.ops["constant"], (), {"value": number}, None, expression.span)
+        if isinstance(expression, t.Unary) and expression.op == "-":
+            part = self.value(expression.operand)
+            return self._add(self.ops["neg"], (part,), {}, None, expression.span)
         return self.complain("A209", "a pattern cannot hold this", expression.span)
+
+    def _chain(self, expression: t.Chain) -> PatternOperand:
+        signs = [sign for sign, _ in expression.rest]
+        wrong = next((s for s in signs if s not in OPERATORS or s != signs[0]), "")
+        if not wrong and signs[0] in PAIRS and len(signs) > 1:
+            wrong = signs[0]
+        if wrong:
+            text = f"`{wrong}` does not go with tensors here"
+            hint = "put two of them in parentheses, as in `(a - b) - c`"
+            if wrong not in OPERATORS:
+                hint = "`+`, `-`, `*` and `/` do"
+            return self.complain("A209", text, expression.span, hint)
+        parts = [self.value(e) for e in (expression.first, *(e for _, e in expression.rest))]
+        return self._add(self.ops[OPERATORS[signs[0]]], parts, {}, None, expression.span)
 
     def _stage(self, stage: t.Stage, piped: tuple[PatternOperand, ...]) -> PatternOperand:
         if stage.count is not None:
@@ -194,3 +219,36 @@ class PatternReader:
                 self.complain("A209", f"`{name}` is stated twice", argument.span)
             attrs[name] = argument.value
         return self._add(op, operands, attrs, label, call.span)
+
+
+def _number(expression: t.Expr) -> t.Literal | None:
+    """The literal that a number is, with its sign."""
+    negative = isinstance(expression, t.Unary) and expression.op == "-"
+    literal = expression.operand if isinstance(expression, t.Unary) and negative else expression
+    value = literal.value if isinstance(literal, t.Literal) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return t.Literal(expression.span, float(-value if negative else value))
+
+
+def changes_nothing(rule: Rule) -> bool:
+    """Whether the right side says of each layer what the left side says, and no more."""
+    if not isinstance(rule.body, Rewriting) or rule.body.weights:
+        return False
+    left, right = rule.body.match, rule.body.replace
+    if {n.name for n in left.nodes} != {n.name for n in right.nodes}:
+        return False
+    for node in right.nodes:
+        held = left.node(node.name)
+        if held is None or (held.op, held.operands) != (node.op, node.operands):
+            return False
+        if any(_differ(value, held.attrs.get(name)) for name, value in node.attrs.items()):
+            return False
+    return all(left.bindings.get(name, o) == o for name, o in right.bindings.items())
+
+
+def _differ(one: t.Expr, other: t.Expr | None) -> bool:
+    if isinstance(one, t.Literal) and isinstance(other, t.Literal):
+        return one.value != other.value
+    names = isinstance(one, t.Name) and isinstance(other, t.Name) and one.path == other.path
+    return not names

@@ -31,6 +31,15 @@ from archir.rewrite.rule import (
 MAX_TEXT = 1_000_000
 """How many characters a rule file may have."""
 MAX_ERRORS = 20
+_AFTER = {
+    "=": "two values are compared with `==`",
+    "where": "guards follow the left side or the class: `match { ... } where rank(x) == 4`",
+    "replace": "a `}` may be missing before it",
+    "weights": "a `}` may be missing before it",
+    "decrease": "a claim is `macs decreases` or `macs kept`, or the same of `params`",
+    "let": "over a class `let` follows `over c = class(at)`, over a pattern it is in `weights`",
+}
+"""What helps where such a word is not expected."""
 """After so many syntax errors the rest of a file is not read."""
 ACTS = ("produce", "carry", "consume")
 ONCE = ("doc", "source", "match", "replace", "weights", "over")
@@ -120,6 +129,7 @@ def _syntax(source: Source, reason: UnexpectedInput) -> Diagnostic:
     elif isinstance(reason, UnexpectedToken) and not ended:
         span = Span(source, at, at + len(str(reason.token)))
         message = f"`{str(reason.token)[:40]}` is not expected here"
+        hint = _AFTER.get(str(reason.token), hint)
     return Diagnostic("A201", message, span, hint=hint)
 
 

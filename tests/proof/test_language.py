@@ -40,7 +40,15 @@ ORDER = """rule order {
 }"""
 
 
-@pytest.mark.parametrize("text", [ANYWHERE, SKIP, BLOCK, ORDER])
+NUMBERS = """rule numbers {
+    "Numbers and signs stand in a pattern as in a network."
+    preserves function in eval, train
+    match   { y = -(x * 1) }
+    replace { y = -x }
+}"""
+
+
+@pytest.mark.parametrize("text", [ANYWHERE, SKIP, BLOCK, ORDER, NUMBERS])
 def test_what_is_right_is_proved(text, read, axioms) -> None:
     verdict = prove(read(text), STANDARD, axioms)
     assert [m.kind for m in verdict.modes] == ["proved", "proved"]
