@@ -180,3 +180,7 @@ class OpSet(Mapping[str, Op]):
 
     def __len__(self) -> int:
         return len(self._ops)
+
+    def __hash__(self) -> int:
+        """By the names: what is equal has the same."""
+        return hash(frozenset(self._ops))

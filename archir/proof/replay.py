@@ -264,8 +264,10 @@ def _rewrite(
         if plan.found != entries:
             return [_wrong(name, "the map that was found in the weights is not there")], None
         known = shipped_verdict(rule)
-        if known is not None and use["verdict"]["kind"] != known.kind:
-            return [_wrong(name, f"the verdict on `{rule.name}` is {known.kind}")], None
+        if known is not None:
+            kind = known.kind_at({plan.before.node(matched).op for matched in plan.matched})
+            if use["verdict"]["kind"] != kind:
+                return [_wrong(name, f"the verdict on `{rule.name}` is {kind}")], None
         checks, skipped = check_plan(plan, ops)
         if {c.mode: check_facts(c) for c in checks} != use["exact"] or skipped != use[
             "not_claimed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -100,8 +101,14 @@ def rules_in(folder: Traversable, ops: OpSet, package: str) -> list[Rule]:
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".rule"):
             source = Source(entry.name, entry.read_text(encoding="utf-8"))
-            found.extend(parse_rules(source, ops, package))
+            found.extend(_parsed(source, ops, package))
     return found
+
+
+@lru_cache(maxsize=256)
+def _parsed(source: Source, ops: OpSet, package: str) -> tuple[Rule, ...]:
+    """The rules of a text; reading all of them takes longer than loading a network does."""
+    return tuple(parse_rules(source, ops, package))
 
 
 def installed(ops: OpSet, points: Sequence[EntryPoint] | None = None) -> Library:
