@@ -1,0 +1,73 @@
+"""Chains of random rewrites on small networks, held to what benchmarks/chains.py holds long ones to.
+
+Rounding alone, a certificate that verifies, ONNX files that agree, and the way back bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import archir
+import numpy as np
+import pytest
+from archir.api import Application, rewrite
+from archir.ops import installed_ops
+from archir.rewrite.library import installed
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = {"digits": 1, "lenet_300_100": 3}
+"""The numbers of chains that start from these examples."""
+
+
+def load_chains() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("chains", ROOT / "benchmarks" / "chains.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["chains"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+chains = load_chains()
+STARTS = tuple(ROOT / "examples" / f"{name}.arch" for name in NUMBERS)
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_six_rewrites_in_a_row(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "starts", lambda *, large: STARTS)
+    chain = chains.run(number, seed=3, length=6, growth=4.0, large=False)
+    assert chain.problems == []
+    assert len(chain.steps) == 6
+    assert chain.taken_back == (number % 4 == 0)
+    assert 0 < chain.drift + chain.onnx < 2e-5
+
+
+def test_problems_are_found() -> None:
+    """Another network's weights, and a past that is another's: all of it is seen."""
+    first = archir.load(STARTS[0], ignore_weights=True).init(0)
+    other = archir.load(STARTS[0], ignore_weights=True).init(1)
+    done = rewrite(other, [Application("widen", "body.conv1", {"width": 24})])
+    chain = chains.Chain(0, "digits", steps=["widen@body.conv1"])
+    chains.finish(first, done.network, done.uses, chain)
+    said = " ".join(chain.problems)
+    assert "drift" in said
+    assert "ONNX files differ" in said
+    assert "the weights are others" in said
+
+
+def test_double_precision_tells_rounding_from_a_wrong_map() -> None:
+    first = archir.load(STARTS[0], ignore_weights=True).init(0, random_statistics=True)
+    done = rewrite(first, [Application("norm.batch", "body.conv1", {})])
+    assert chains.in_double(first, done.uses) < chains.DOUBLE
+    wrong = rewrite(first, [Application("prune.keep", "body.conv1", {"keep": (0, 1)})])
+    assert chains.in_double(first, wrong.uses) > 1e-3
+
+
+def test_rules_are_parsed_once() -> None:
+    """Loading many networks reads the library once; other operators have another."""
+    ops = installed_ops()
+    assert installed(ops)["widen"] is installed(ops)["widen"]
