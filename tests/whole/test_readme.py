@@ -65,7 +65,7 @@ def test_the_session(archir: Archir, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for line in block("archir new").splitlines():
         command = line.partition("#")[0].strip()
         answers[command] = archir(*shlex.split(command)[1:])
-        refused = command.startswith("archir explain")
+        refused = command.startswith(("archir explain", "archir diff"))  # and different
         assert answers[command].status == (1 if refused else 0), answers[command].err
     told = "\n".join(answer.out + answer.err for answer in answers.values())
     assert "it is the output `logits` of the network" in told
