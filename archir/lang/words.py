@@ -57,16 +57,16 @@ def _needed(op: Op, items: tuple[tuple[str, AttrValue], ...], rank: int) -> tupl
     """The attributes that must be stated: without the others, binding gives the same."""
     full = dict(items)
     kept = dict(full)
-    operand = (TensorType("f32", (1,) * rank),)
+    operands = [(TensorType("f32", (size,) * rank),) for size in (1, 4)]  # none is the real one
     for attr in op.attrs:
         if attr.default is REQUIRED:
             continue
         fewer = {name: value for name, value in kept.items() if name != attr.name}
         try:
-            bound = bind_attrs(op, fewer, operand)
+            bounds = [bind_attrs(op, fewer, operand) for operand in operands]
         except OpError:
             continue
-        if tuple(map(repr, bound.items())) == tuple(map(repr, full.items())):
+        if all([*map(repr, b.items())] == [*map(repr, full.items())] for b in bounds):
             kept = fewer
     stated = set(kept)
     for index in reversed(range(min(MAX_POSITIONAL, len(op.attrs)))):

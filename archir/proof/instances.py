@@ -48,12 +48,17 @@ class Counterexample:
     before: str
     after: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    rewritten: str = ""
+    """The network after the rewrite."""
 
     def text(self) -> str:
         """As it is shown to a person."""
         given = "".join(f" --set {k}={v}" for k, v in self.arguments.items())
+        old = self.network.strip().splitlines()
+        changed = [line for line in self.rewritten.splitlines() if line.strip() and line not in old]
         lines = [
-            *self.network.strip().splitlines(),
+            *old,
+            *(["", "becomes", *changed] if changed else []),
             "",
             f"at {self.site}{given}, mode {self.mode}:",
         ]
@@ -231,6 +236,7 @@ def _counterexample(
         mismatch.before,
         mismatch.after,
         numbers,
+        print_graph(plan.after, ops),
     )
 
 

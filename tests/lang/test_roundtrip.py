@@ -182,3 +182,12 @@ def test_arithmetic_of_tensors() -> None:
     text = print_graph(graph, STANDARD)
     assert difference(graph, build(text).graph) is None
     assert "x - y" in text
+
+
+def test_a_scale_that_is_no_default_is_stated() -> None:
+    """1.0 is what heads of width 1 have; the printer does not see the width."""
+    graph = build("""arch net {
+        input x: f32[N, 3, 3]
+        output y = attention(x, x, x, scale = 1.0)
+    }""").graph
+    assert equal(build(print_graph(graph, STANDARD)).graph, graph)
