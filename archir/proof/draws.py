@@ -27,6 +27,8 @@ PLAIN = 2
 """Networks before this number have the defaults of what a pattern does not state."""
 REGULAR = 12
 """Networks before this number have sizes that grow with it; later ones any."""
+SINGLE = 9
+"""So often a later network has a single channel, where what costs less elsewhere may cost more."""
 CHANNELS = (2, 3, 4, 6, 8)
 AROUND = (2, 3, 4, 5, 6, 7, 9)
 VOLUME = {3: 9, 4: 30, 5: 24}
@@ -82,6 +84,8 @@ def shape(
             around[around.index(max(around))] -= 1
         if around and rng.random() < 0.15:
             channels, around = around[0], around[:1] * len(around)
+        if number % SINGLE == 4:
+            channels = 1
         if place and rng.random() < 0.15:
             around = [int(rng.choice((1, n))) for n in around]
     if tiny:

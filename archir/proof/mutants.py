@@ -13,27 +13,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from multiprocessing import get_context
 from typing import Literal
 
-from archir.diag import ArchirError
+from archir.diag import ArchirError, Source
 from archir.ops import installed_ops
 from archir.ops.record import OpSet
 from archir.proof.axioms import Axioms, installed_axioms
+from archir.proof.edits import Edit, Mutation
 from archir.proof.instances import Aspect
-from archir.proof.mutations import Edit, Mutation, Mutator
+from archir.proof.mutations import Mutator
 from archir.proof.prove import prove, quickly_refuted
 from archir.proof.saturation import Budget, Prover
 from archir.rewrite.rule import Rule
+from archir.rewrite.rulefile import parse_rules
 
-LEAST = 10
+LEAST = 12
 """So many mutants are made of each rule."""
 MOST = 14
 """And no more, so that every kind of operator has its turn in little time."""
 TESTS = 64
 """On how many small networks a mutant is tried that is neither refuted at once nor proved."""
 SECONDS = 20.0
+
+DEAD = ("A2", "A3", "A405")
+"""What no planner takes, and what no use can be checked of (it assumes of a weight what no weight
+can be): it is refused wherever it is used. A prover that fails says nothing of a mutant."""
 
 Fate = Literal["refuted", "equivalent", "open"]
 
@@ -90,22 +96,22 @@ class Judgement:
 def brood(rule: Rule, ops: OpSet, *, least: int = LEAST, most: int | None = MOST) -> Brood:
     """The mutants of a rule, always the same ones.
 
-    The operators take turns, so that the first few mutants are of different kinds. Where one
-    change at a time makes fewer than ``least``, pairs of changes at different places follow.
+    The operators take turns, so that the first few mutants are of different kinds. Where they
+    make fewer than ``least``, what fits any rule follows, and then pairs of changes at different
+    places.
     """
     mutator = Mutator(rule.text, ops)
     single = list(_in_turns(mutator.all()))
+    telling = sum(not m.spare for m in single)
     kept: dict[str, Mutant] = {}
     refused: set[str] = set()
-    whole = most or len(single)
-    for changes in (*((m,) for m in single), *_pairs(single)):
-        if len(kept) >= (whole if len(changes) == 1 else least):
-            if len(changes) > 1:
-                break
-            continue
+    whole, wanted = (most, telling) if most else (len(single), len(single))
+    for number, changes in enumerate((*((m,) for m in single), *_pairs(single))):
+        if len(kept) >= (whole if number < wanted else least):
+            break
         made = _made(rule, changes)
         try:
-            mutant = Mutator(made.text, ops).rule
+            (mutant,) = parse_rules(Source("mutant.rule", made.text), ops)
         except ArchirError:
             refused.add(made.text)
             continue
@@ -115,12 +121,15 @@ def brood(rule: Rule, ops: OpSet, *, least: int = LEAST, most: int | None = MOST
 
 
 def _in_turns(mutations: Iterable[Mutation]) -> Iterator[Mutation]:
-    """One of each operator, then the second of each, and so on."""
-    held: dict[str, list[Mutation]] = {}
+    """One of each operator, then the second of each, and so on; the spare ones last."""
+    held: dict[tuple[bool, str], list[Mutation]] = {}
     for mutation in mutations:
-        held.setdefault(mutation.operator, []).append(mutation)
-    for turn in range(max(map(len, held.values()), default=0)):
-        yield from (found[turn] for found in held.values() if turn < len(found))
+        held.setdefault((mutation.spare, mutation.operator), []).append(mutation)
+    most = max(map(len, held.values()), default=0)
+    for spare, turn in product((False, True), range(most)):
+        for (kind, _), found in held.items():
+            if kind is spare and turn < len(found):
+                yield found[turn]
 
 
 def _pairs(single: Sequence[Mutation]) -> Iterator[tuple[Mutation, Mutation]]:
@@ -156,8 +165,7 @@ def judge(mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None = No
         return _judged(mutant, ops, axioms, prover, start)
     except ArchirError as failure:
         found = failure.diagnostics[0]
-        # What no planner takes is dead; a prover that fails says nothing of the mutant.
-        fate: Fate = "refuted" if found.code[:2] in ("A2", "A3") else "open"
+        fate: Fate = "refuted" if found.code.startswith(DEAD) else "open"
         seconds = time.perf_counter() - start
         return Judgement(mutant, fate, found.message, (), fits=False, seconds=seconds)
 
@@ -165,7 +173,7 @@ def judge(mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None = No
 def _judged(
     mutant: Mutant, ops: OpSet, axioms: Axioms, prover: Prover | None, start: float
 ) -> Judgement:
-    rule = Mutator(mutant.text, ops).rule
+    (rule,) = parse_rules(Source("mutant.rule", mutant.text), ops)
     promises: list[Aspect] = [*rule.contract.function]
     if rule.contract.shape:
         promises.append("shape")

@@ -9,39 +9,20 @@ that only say which sizes are asked for. They never look at a verdict.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from lark import Token, Tree
 
-from archir.diag import Source, Span
+from archir.diag import Span
 from archir.lang import tree as t
-from archir.lang.convert import Reader, kind_of
-from archir.ops.record import REQUIRED, Kind, Law, Op, OpSet
-from archir.proof.zeros import hidden, is_zero
+from archir.lang.convert import kind_of
+from archir.ops.record import REQUIRED, Kind, Law, Op
+from archir.proof.edits import ACTIVATIONS, Edit, Mutation, node_of
+from archir.proof.matched import Asked
+from archir.proof.zeros import is_zero
 from archir.rewrite.rule import Pattern, PatternNode, Rewriting
-from archir.rewrite.rulefile import parse_rules, parser
 from archir.weights.functions import FUNCTIONS
 
-
-@dataclass(frozen=True, order=True, slots=True)
-class Edit:
-    """A piece of a rule's text, and what takes its place."""
-
-    start: int
-    end: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """What an operator would do to a rule."""
-
-    operator: str
-    edits: tuple[Edit, ...]
-
-
-ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus")
 ANOTHER = {"relu": "tanh", "tanh": "sigmoid"}
 """What an activation is exchanged for: none that the first one makes equal; else `relu`."""
 OPPOSITE = {"/": "*", "*": "/", "+": "-", "-": "+"}
@@ -62,30 +43,19 @@ WINDOWS = ("stride", "padding", "dilation")
 """Attributes that a layer's function depends on, whatever its weights are."""
 ENDS = ("neg", "tanh", "roll(1, 1)", "sigmoid", "neg |> tanh", "tanh |> neg")
 """What changes any tensor, but not its shape."""
-CUTS = ("unsqueeze(1)", "upsample(2)", "unsqueeze(2)", "upsample(3)")
-"""What changes the shape of any tensor; no two of them together keep it."""
+CUTS = ("unsqueeze(1)", "upsample(2)")
+"""What changes the shape of any tensor; both together change it too."""
 NUMBERS = (Kind.INT, Kind.FLOAT, Kind.AXIS)
 """Kinds of attributes that are wrong when they are one off."""
 FREE = "initial"
 
 
-class Mutator:
+class Mutator(Asked):
     """Goes through a rule's text and finds what can be made wrong.
 
     Raises:
         ArchirError: the text is not one rule.
     """
-
-    def __init__(self, text: str, ops: OpSet, name: str = "mutant.rule") -> None:
-        self.source, self.ops = Source(name, text), ops
-        (self.rule,) = parse_rules(self.source, ops)
-        self.reader = Reader(self.source)
-        (tree,) = (c for c in parser().parse(text).children if isinstance(c, Tree))
-        self.tree: Tree[Token] = tree
-        self.clauses: dict[str, list[Tree[Token]]] = {}
-        for child in _subtrees(tree):
-            self.clauses.setdefault(kind_of(child), []).append(child)
-        self.hidden = hidden(self.rule)
 
     def all(self) -> Iterator[Mutation]:
         """Every first-order mutation, operator by operator.
@@ -94,9 +64,9 @@ class Mutator:
         results are made wrong.
         """
         yield from self.contract()
+        yield from self.guards()
         if self.rule.contract.function:
             yield from self.parameters()
-            yield from self.guards()
             for value in self.values():
                 yield from self.value(value)
             yield from self.targets()
@@ -106,28 +76,6 @@ class Mutator:
                 yield from self.right_side()
                 yield from self.left_side()
             yield from self.results()
-
-    # --- helpers ------------------------------------------------------------------------------
-
-    def text(self, span: Span) -> str:
-        """What stands at a span."""
-        return self.source.text[span.start : span.end]
-
-    def put(self, operator: str, span: Span, text: str) -> Mutation:
-        """Another text in the place of a span."""
-        return Mutation(operator, (Edit(span.start, span.end, text),))
-
-    def swap(self, operator: str, one: Span, two: Span) -> Mutation:
-        """Two spans exchanged."""
-        edits = (
-            Edit(one.start, one.end, self.text(two)),
-            Edit(two.start, two.end, self.text(one)),
-        )
-        return Mutation(operator, edits)
-
-    def between(self, before: t.Expr, after: t.Expr) -> Span:
-        """The text between two expressions, with the space around it."""
-        return Span(self.source, before.span.end, after.span.start)
 
     # --- what a rule promises -----------------------------------------------------------------
 
@@ -150,8 +98,7 @@ class Mutator:
             name, bound = (str(c) for c in clause.children)
             if bound == "kept" and not held.function:
                 yield self.put("a claim sharpened", self.reader.span(clause), f"{name} decreases")
-        for clause in self.clauses.get("assumes", []):
-            yield self.put("nothing assumed", self.reader.span(clause), "")
+        yield from self.assumed()
 
     def random(self) -> bool:
         """Whether the rule speaks of what is random in training, where it then promises nothing."""
@@ -162,11 +109,14 @@ class Mutator:
         return any(Law.RANDOM_IN_TRAINING in self.ops[name].laws for name in used)
 
     def parameters(self) -> Iterator[Mutation]:
-        """An even number where the rule wants an odd one, or the other way round."""
+        """An even number where the rule wants an odd one, or the other way round.
+
+        Not of what the left side states: that says which layers are asked for.
+        """
         for clause in self.clauses.get("parameter", []):
             kind = self.reader.ident(clause.children[1])
             other = {"odd": "even", "even": "odd"}.get(kind.text)
-            if other is None:
+            if other is None or self.matched(self.reader.ident(clause.children[0]).text):
                 continue
             edits = [Edit(kind.span.start, kind.span.end, other)]
             if isinstance(clause.children[2], Tree):
@@ -176,19 +126,38 @@ class Mutator:
                     edits.append(Edit(default.span.start, default.span.end, more))
             yield Mutation(f"{kind.text} turned into {other}", tuple(edits))
 
+    def matched(self, name: str) -> bool:
+        """Whether the left side states a parameter of the rule as an attribute."""
+        body = self.rule.body
+        stated = (
+            [e for n in body.match.nodes for e in n.attrs.values()]
+            if isinstance(body, Rewriting)
+            else []
+        )
+        return any(isinstance(e, t.Name) and e.path == name for e in stated)
+
     def guards(self) -> Iterator[Mutation]:
         """An equation of numbers, or of an attribute of windows, left out or turned round.
 
-        Other guards say where a rule fits or is of use: without them it is refused elsewhere, or
-        does nothing.
+        Of a rule that keeps the shape alone: what says that something is cheaper. Other guards
+        say where a rule fits or is of use: without them it is refused elsewhere, or does nothing.
         """
         for clause in self.clauses.get("where", []):
             guards = [self.reader.expression(e) for e in clause.children]
             for number, guard in enumerate(guards):
-                if isinstance(guard, t.Compare) and guard.op == "==" and self.counts(guard):
+                if not isinstance(guard, t.Compare):
+                    continue
+                other = {"<": ">=", ">": "<="}.get(guard.op, "!=")
+                equal = guard.op == "==" and self.counts(guard)
+                if equal if self.rule.contract.function else self.of_costs(guard):
                     sign = self.between(guard.left, guard.right)
-                    yield self.put("a guard turned round", sign, " != ")
+                    yield self.put("a guard turned round", sign, f" {other} ")
                     yield self.without_guard(clause, guards, number)
+
+    def of_costs(self, guard: t.Compare) -> bool:
+        """Whether a guard compares what two things cost: products, of which one is smaller."""
+        products = [e for e in t.walk(guard) if isinstance(e, t.Chain) and e.rest[0][0] == "*"]
+        return guard.op in ("<", ">") and bool(products) and bool(self.clauses.get("claim"))
 
     def counts(self, guard: t.Compare) -> bool:
         """Whether a guard asks for something that a rule's function is likely to depend on."""
@@ -389,15 +358,6 @@ class Mutator:
 
     # --- patterns -----------------------------------------------------------------------------
 
-    def statements(self, side: str) -> Iterator[t.Bind]:
-        """The statements of `match` or `replace`."""
-        for clause in self.clauses.get(side, []):
-            for child in clause.children:
-                if isinstance(child, Tree) and kind_of(child) != "where":
-                    statement = self.reader.statement(child)
-                    if isinstance(statement, t.Bind):
-                        yield statement
-
     def right_side(self) -> Iterator[Mutation]:
         """Other operators, attributes, signs and orders on the right."""
         body = self.rule.body
@@ -419,14 +379,36 @@ class Mutator:
             if statement.targets[0].text not in body.match.bindings:
                 continue
             if self.rule.contract.function:
-                for op in ENDS:
-                    yield Mutation("an operator at the end", self.behind(statement, op))
+                yield from self.handed_over(statement)
+                for number, op in enumerate(ENDS):
+                    edits = self.behind(statement, op)
+                    yield Mutation("an operator at the end", edits, spare=number > 0)
                 continue
-            for op in CUTS:
-                yield Mutation("another shape at the end", self.behind(statement, op))
+            yield from self.no_function(statement)
+            for number, op in enumerate(CUTS):
+                edits = self.behind(statement, op)
+                yield Mutation("another shape at the end", edits, spare=number > 0)
             if self.clauses.get("claim"):
-                for kernel in (9, 11):
-                    yield self.dearer(statement, kernel)
+                for number, size in enumerate((9, 11, 13, 15)):
+                    yield self.dearer(statement, size, spare=number > 1)
+
+    def handed_over(self, statement: t.Bind) -> Iterator[Mutation]:
+        """Another tensor of the left side where one is handed on as it is."""
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        if isinstance(statement.value, t.Name):
+            for name in body.match.variables:
+                if name != statement.value.path:
+                    yield self.put("another tensor handed over", statement.value.span, name)
+
+    def no_function(self, statement: t.Bind) -> Iterator[Mutation]:
+        """The function promised, and something else handed over."""
+        for clause in self.clauses.get("preserves", []):
+            span = self.reader.span(clause)
+            promise = Edit(span.start, span.end, "preserves function in eval")
+            for op in ENDS:
+                edits = (promise, *self.behind(statement, op))
+                yield Mutation("the function for another value", edits, spare=True)
 
     def behind(self, statement: t.Bind, op: str) -> tuple[Edit, ...]:
         """An operator put behind the value of a statement."""
@@ -438,19 +420,26 @@ class Mutator:
             return (Edit(end, end, f" |> {op}"),)
         return (Edit(at, at, "("), Edit(end, end, f") |> {op}"))
 
-    def dearer(self, statement: t.Bind, kernel: int) -> Mutation:
-        """A large convolution at the end, so that the rule makes nothing cheaper."""
-        target, name = statement.targets[0].text, f"more{kernel}"
-        edits = self.behind(statement, f"{name}: conv(channels({target}), {kernel})")
-        given = f" {name}.weight = initial() {name}.bias = initial() "
+    def dearer(self, statement: t.Bind, size: int, *, spare: bool) -> Mutation:
+        """A large layer at the end, so that the rule makes nothing cheaper."""
+        body = self.rule.body
+        assert isinstance(body, Rewriting)
+        target, name = statement.targets[0].text, f"more{size}"
+        names, layers = [name], f"{name}: conv(channels({target}), {size})"
+        if any(n.op == "linear" for n in body.match.nodes):
+            names.append(f"{name}_too")
+            last = f"size({target}, -1)"
+            layers = f"{name}: linear({size} * {last}) |> {name}_too: linear({last})"
+        edits = self.behind(statement, layers)
+        given = "".join(f" {n}.weight = initial() {n}.bias = initial() " for n in names)
         held = self.clauses.get("weights")
         end = self.reader.span((held or self.clauses["replace"])[0]).end
-        last = Edit(end - 1, end - 1, given) if held else Edit(end, end, f" weights {{{given}}}")
-        return Mutation("a dearer right side", (*edits, last))
+        added = Edit(end - 1, end - 1, given) if held else Edit(end, end, f" weights {{{given}}}")
+        return Mutation("a dearer right side", (*edits, added), spare)
 
     def seen(self, call: t.Call | t.Chain, side: Pattern) -> bool:
         """Whether this is an operator that the result depends on."""
-        node = _node(side, call)
+        node = node_of(side, call)
         return node is not None and node.name not in self.hidden
 
     def needed(self, call: t.Call, side: Pattern) -> bool:
@@ -492,7 +481,7 @@ class Mutator:
         op = self.ops[name]
         if name in ACTIVATIONS:
             yield self.put("another activation", call.callee.span, ANOTHER.get(name, "relu"))
-        node = _node(side, call)
+        node = node_of(side, call)
         assert node is not None
         operands = [a for a in call.arguments if self.is_operand(a, call, node)]
         if name in ("sub", "div", "concat", "matmul") and len(operands) > 1:
@@ -528,52 +517,6 @@ class Mutator:
                 whole = Span(self.source, start, argument.span.end)
                 yield self.put("an attribute not stated", whole, "")
 
-    def left_side(self) -> Iterator[Mutation]:
-        """Other activations on the left, and conditions on windows left out."""
-        body = self.rule.body
-        assert isinstance(body, Rewriting)
-        for statement in self.statements("match"):
-            for part in t.walk(statement.value):
-                if not isinstance(part, t.Call) or _node(body.match, part) is None:
-                    continue
-                name = part.callee.text
-                if name in ACTIVATIONS:
-                    other = {"relu": "gelu", "gelu": "silu"}.get(name, "gelu")
-                    yield self.put("another activation matched", part.callee.span, other)
-                yield from self.conditions(part)
-
-    def conditions(self, call: t.Call) -> Iterator[Mutation]:
-        """What the left side wants of windows turned into its opposite."""
-        body = self.rule.body
-        assert isinstance(body, Rewriting)
-        node = _node(body.match, call)
-        for number, argument in enumerate(call.arguments):
-            value, keyword = argument.value, argument.keyword
-            wanted = keyword is not None and keyword.text in ("kernel", "padding", "dilation")
-            if node is None or keyword is None or not wanted or not isinstance(value, t.Literal):
-                continue
-            first = call.arguments[number - 1].span.end if number else argument.span.start
-            last = argument.span.end
-            if number == 0 and len(call.arguments) > 1:
-                last = call.arguments[1].span.start
-            where = self.clauses.get("where", [])
-            end = self.reader.span((where or self.clauses["match"])[0]).end
-            guard = f"{node.name}.{keyword.text} != {self.text(value.span)}"
-            added = Edit(end, end, f", {guard}" if where else f" where {guard}")
-            yield Mutation("a condition turned round", (Edit(first, last, ""), added))
-
-
-def _subtrees(tree: Tree[Token]) -> Iterator[Tree[Token]]:
-    """A tree and all in it, in the order of the text."""
-    yield tree
-    for child in tree.children:
-        if isinstance(child, Tree):
-            yield from _subtrees(child)
-
 
 def _calls(value: t.Expr, name: str) -> bool:
     return any(isinstance(e, t.Call) and e.callee.text == name for e in t.walk(value))
-
-
-def _node(side: Pattern, call: t.Call | t.Chain) -> PatternNode | None:
-    return next((n for n in side.nodes if n.span == call.span), None)
