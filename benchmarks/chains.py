@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -89,6 +89,9 @@ class Chain:
     onnx: float = 0.0
     taken_back: bool = False
     seconds: float = 0.0
+    each: list[float] = field(default_factory=list)
+    """Seconds of the processor for each step, the offers that were refused included; then for
+    what is looked at in the end."""
     problems: list[str] = field(default_factory=list)
 
     def want(self, holds: bool, problem: str) -> None:
@@ -115,12 +118,16 @@ def run(number: int, seed: int, length: int, growth: float, large: bool) -> Chai
     uses: list[Use] = []
     try:
         for _ in range(length):
+            spent = time.process_time()
             done = step(first, last, chain, rng, growth)
             if done is None:
                 break
             last = done.network
             uses += done.uses
+            chain.each.append(round(time.process_time() - spent, 2))
+        spent = time.process_time()
         finish(first, last, uses, chain)
+        chain.each.append(round(time.process_time() - spent, 2))
     except Exception as failure:  # a crash is a finding
         chain.problems.append(f"{type(failure).__name__}: {failure}")
     chain.params = (first.cost().params, last.cost().params)
@@ -211,7 +218,7 @@ def take_back(first: Network, last: Network, chain: Chain) -> None:
     assert first.weights is not None
     assert found.weights is not None
     chain.want(found.text == first.text, "taken back, the text is another")
-    same = first.weights.keys() == found.weights.keys() and all(
+    same: bool = first.weights.keys() == found.weights.keys() and all(
         array.tobytes() == found.weights[path].tobytes() for path, array in first.weights.items()
     )
     chain.want(same, "taken back, the weights are others")
@@ -274,6 +281,8 @@ def main() -> int:
     chains = read_log(log) if log is not None and log.exists() else []
     done = {chain.number for chain in chains}
     numbers = [n for n in range(given.first, given.first + given.chains) if n not in done]
+    small = [len(archir.load(p, ignore_weights=True).graph) for p in starts(large=given.large)]
+    numbers.sort(key=lambda n: small[n % len(small)])
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ProcessPoolExecutor(given.jobs, initializer=one_thread)
     with pool, Progress(*columns, console=console) as progress:
@@ -289,8 +298,7 @@ def main() -> int:
             for problem in chain.problems:
                 console.print(f"chain {chain.number} ({chain.network}): {problem}", markup=False)
             if log is not None:
-                with log.open("a") as file:
-                    file.write(json.dumps(asdict(chain)) + "\n")
+                add_to_log(log, chain)
     print(summary(chains))
     return 1 if any(c.problems for c in chains) else 0
 
@@ -302,11 +310,18 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def add_to_log(path: Path, chain: Chain) -> None:
+    """One more line."""
+    with path.open("a") as file:
+        file.write(json.dumps(vars(chain)) + "\n")
+
+
 def read_log(path: Path) -> list[Chain]:
     """The chains that were done before."""
     found = [Chain(**json.loads(line)) for line in path.read_text().splitlines()]
     for chain in found:
         chain.refused = Counter(chain.refused)
+        chain.params = (chain.params[0], chain.params[1])
     return found
 
 

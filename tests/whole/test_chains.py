@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,15 @@ def test_six_rewrites_in_a_row(number: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(chain.steps) == 6
     assert chain.taken_back == (number % 4 == 0)
     assert 0 < chain.drift + chain.onnx < 2e-5
+
+
+def test_a_chain_is_read_as_it_was_written(tmp_path: Path) -> None:
+    steps, refused = ["widen@a width=3", "pad@b"], Counter({"A312 widen": 2})
+    chain = chains.Chain(3, "digits", steps, refused, (10, 20), 1e-7, None, 2e-7, taken_back=True)
+    for _ in range(2):
+        chains.add_to_log(tmp_path / "log", chain)
+    assert chains.read_log(tmp_path / "log") == [chain, chain]
+    assert "2 chains, 4 rewrites" in chains.summary([chain, chain])
 
 
 def test_problems_are_found() -> None:
