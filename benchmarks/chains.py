@@ -23,6 +23,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -129,7 +130,9 @@ def run(number: int, seed: int, length: int, growth: float, large: bool) -> Chai
         finish(first, last, uses, chain)
         chain.each.append(round(time.process_time() - spent, 2))
     except Exception as failure:  # a crash is a finding
-        chain.problems.append(f"{type(failure).__name__}: {failure}")
+        where = traceback.extract_tb(failure.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        chain.problems.append(f"{type(failure).__name__} at {place}: {failure}")
     chain.params = (first.cost().params, last.cost().params)
     chain.seconds = time.perf_counter() - start
     return chain

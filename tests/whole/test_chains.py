@@ -1,4 +1,4 @@
-"""Chains of random rewrites on small networks, held to what benchmarks/chains.py holds long ones to.
+"""Chains of random rewrites on small networks, held to what benchmarks/chains.py asks.
 
 Rounding alone, a certificate that verifies, ONNX files that agree, and the way back bit for bit.
 """
@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
-import archir
-import numpy as np
 import pytest
+
+import archir
 from archir.api import Application, rewrite
 from archir.ops import installed_ops
 from archir.rewrite.library import installed
