@@ -43,10 +43,7 @@ def compare(before: Graph, after: Graph) -> Difference:
     Raises:
         CannotEdit: more changes than attributes, chains put in and nodes taken out.
     """
-    if before.inputs != after.inputs or before.meta != after.meta:
-        raise CannotEdit("inputs or preprocessing change")
-    if [o.name for o in before.outputs] != [o.name for o in after.outputs]:
-        raise CannotEdit("outputs change")
+    same_interface(before, after)
     found = Difference()
     skip = _removals(before, after, found)
     ends = _insertions(before, after, found)
@@ -95,6 +92,20 @@ def _insertions(before: Graph, after: Graph, found: Difference) -> dict[Value, I
     return ends
 
 
+def same_interface(before: Graph, after: Graph) -> None:
+    """Raises :class:`CannotEdit` where inputs, preprocessing or the outputs' names change."""
+    if before.inputs != after.inputs or before.meta != after.meta:
+        raise CannotEdit("inputs or preprocessing change")
+    if [o.name for o in before.outputs] != [o.name for o in after.outputs]:
+        raise CannotEdit("outputs change")
+
+
+def same_paths(old: Node, new: Node) -> bool:
+    """Whether no parameter of a node is another: an attribute may add one, or take one away."""
+    both = old.params.keys() & new.params.keys()
+    return all(old.params[role] == new.params[role] for role in both)
+
+
 def _moves(
     before: Graph,
     after: Graph,
@@ -108,7 +119,7 @@ def _moves(
         old = before.node(new.name)
         if old.op != new.op or len(old.inputs) != len(new.inputs):
             raise CannotEdit(f"{new.name} becomes another operator")
-        if dict(old.params) != dict(new.params):
+        if not same_paths(old, new):
             raise CannotEdit(f"the parameters of {new.name} change their paths")
         for index, (was, now) in enumerate(zip(old.inputs, new.inputs, strict=True)):
             chain = ends.get(now)

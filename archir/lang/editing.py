@@ -8,6 +8,7 @@ change is copied under a fresh name, and the calls of those instances are switch
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import partial
 
 from archir.diag import ArchirError, Source
 from archir.ir.graph import Graph, Node, Value
@@ -20,6 +21,7 @@ from archir.lang.flat import fresh
 from archir.lang.format import format_text
 from archir.lang.printer import print_graph
 from archir.lang.program import Origin, Program, Scope, Tensor
+from archir.lang.restating import changes, restated
 from archir.lang.sites import Arguments, Edit, apply, call_of, extend, parents
 from archir.ops.infer import OpError, bind_attrs
 from archir.ops.record import OpSet
@@ -45,17 +47,18 @@ def revise(program: Program, after: Graph, ops: OpSet) -> Program:
     if equal(program.graph, after):
         return program
     source = program.source
-    try:
-        candidates = _layouts(_Editor(program, after, ops).run(), source)
-    except CannotEdit:
-        candidates = []
-    for candidate in candidates:
+    for way in (_Editor.run, _Editor.restate, partial(_Editor.restate, labels=True)):
         try:
-            again = load(Source(source.name, candidate), ops, program.params)
-        except ArchirError:
-            break
-        if equal(again.graph, after):
-            return again
+            candidates = _layouts(way(_Editor(program, after, ops)), source)
+        except CannotEdit:
+            continue
+        for candidate in candidates:
+            try:
+                again = load(Source(source.name, candidate), ops, program.params)
+            except ArchirError:
+                break
+            if equal(again.graph, after):
+                return again
     return load(Source(source.name, print_graph(after, ops)), ops)  # it has no parameters
 
 
@@ -115,6 +118,14 @@ class _Editor:
             self._insert(insertion)
         for node in found.removals:
             self._remove(node)
+        return self._compose()
+
+    def restate(self, *, labels: bool = False) -> str:
+        """The text with the touched statements stated anew; see :mod:`archir.lang.restating`."""
+        self._attributes(self._changed())
+        found = changes(self.program, self.after, self.root, self.instances)
+        new = restated(self.program, self.after, self.ops, found, self.edits, labels=labels)
+        self.edits = defaultdict(list, new)
         return self._compose()
 
     def _changed(self) -> list[tuple[Node, Node]]:

@@ -13,6 +13,8 @@ from archir.ir.same import difference
 from archir.lang import Program, edit, format_text, print_graph
 from archir.ops import STANDARD
 from archir.ops.infer import infer
+from archir.rewrite.library import installed
+from archir.rewrite.sites import Planner
 
 from .graphs import build, deepen, example, rewire, widen
 
@@ -251,3 +253,59 @@ arch n {
     assert "input |> unit: unit_1(w) |> relu" in text
     text, _ = changed(program, lambda g: deepen(deepen(g, "y.0.unit.0.relu"), "y.0.unit.1.relu"))
     assert "input |> unit: 2 * unit_1(w) |> tail: unit(w)" in text
+
+
+def rewritten(name: str, rule: str, at: str) -> tuple[str, list[str]]:
+    """The text after a rule of the library, and the lines that differ; the graph is checked."""
+    program = example(name)
+    planner = Planner(program.graph, STANDARD)
+    chosen = installed(STANDARD)[rule]
+    plan = planner.plan(chosen, at, planner.example_arguments(chosen, at))
+    return changed(program, lambda _: plan.after)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "at", "most"),
+    [
+        ("resnet20", "deepen.residual", "stem.relu", 13),
+        ("resnet20", "deepen.residual", "stem.conv", 13),
+        ("resnet20", "deepen.residual", "stage1.1.relu1", 10),
+        ("resnet20", "branch.zero", "stage2.0.conv2", 12),
+        ("resnet20", "branch.replicate", "stage2.1.conv1", 12),
+        ("resnet20", "skip.add", "stage1.0.relu2", 14),
+        ("resnet20", "skip.concat", "stage3.2.conv1", 10),
+        ("resnet20", "activation.prelu", "stage1.0.relu2", 10),
+        ("resnet20", "norm.group", "fc", 16),
+        ("resnet20", "fold.batch_norm", "stage1.0.bn1", 10),
+        ("resnet20", "bias.insert", "stem.conv", 2),
+        ("resnet50", "branch.split_add", "layer2.1.conv2", 20),
+        ("vit_tiny", "transformer.insert", "blocks.1.add2", 22),
+    ],
+)
+def test_what_branches_and_joins_is_put_into_its_block(
+    name: str, rule: str, at: str, most: int
+) -> None:
+    text, lines = rewritten(name, rule, at)
+    assert 0 < len(lines) <= most, "\n".join(lines)
+    before = example(name).source.text
+    for line in before.splitlines():
+        if line.lstrip().startswith("#") or line.startswith(("block", "arch")):
+            assert line in text.splitlines()
+
+
+def test_comments_within_a_statement_that_is_stated_anew_stay() -> None:
+    text = """version 1
+arch net {
+    input x: f32[N, 4, 8, 8]
+    y = x |> conv1: conv(4, 3)  # the first
+          # one more
+          |> relu |> conv2: conv(4, 3)
+    output y
+}
+"""
+    program = build(text)
+    planner = Planner(program.graph, STANDARD)
+    plan = planner.plan(installed(STANDARD)["deepen.residual"], "y.relu", {"kernel": 3})
+    new, _ = changed(program, lambda _: plan.after)
+    assert "# the first" in new
+    assert "# one more" in new
