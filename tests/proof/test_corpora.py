@@ -20,7 +20,11 @@ from archir.rewrite.rulefile import parse_rules
 HERE = Path(__file__).parent
 LINES = 40
 """How long the text of a counterexample may be."""
-PROVED = ("relu_once", "no_dropout", "linears_merged", "linears_merged_biased", "swapped")
+PROVED = (
+    *("relu_once", "no_dropout", "linears_merged", "linears_merged_biased", "swapped"),
+    *("neg_sub", "sub_as_add", "neg_conv", "abs_abs", "parallel_linear_concat"),
+    *("transposed_zero", "layer_norm_zero"),
+)
 
 
 def corpus(folder: str) -> list[Rule]:
