@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 import click
@@ -18,6 +18,9 @@ from archir.rewrite.gains import MOST, Gain, gain
 from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Site
+
+WIDTH = 90
+"""Columns for the names of the rules at a site."""
 
 
 def rule_facts(rule: Rule) -> dict[str, Any]:
@@ -128,10 +131,12 @@ def _table(sites: list[Site], graph: Graph) -> str:
     rules: dict[tuple[str, int | None], list[str]] = {}
     for site in sites:
         rules.setdefault((site.at, site.size), []).append(site.rule)
-    rows = [
-        (at, "" if size is None else str(size), ", ".join(rules[at, size]))
-        for at, size in sorted(rules, key=lambda key: order(key[0]))
-    ]
+    rows = []
+    for at, size in sorted(rules, key=lambda key: order(key[0])):
+        first = at, "" if size is None else str(size)
+        for line in wrap(", ".join(rules[at, size]), WIDTH, break_on_hyphens=False):
+            rows.append((*first, line))
+            first = "", ""
     return options.table(("site", "channels", "rules"), rows, right=(1,))
 
 

@@ -37,3 +37,13 @@ def test_what_applies_at_one_place(archir: Callable[..., Any]) -> None:
     within = archir("rules", net, "--at", "stage2", "--rule", "deepen", "--json").document["sites"]
     assert within
     assert all(site["at"].startswith("stage2.") for site in within)
+
+
+def test_sites_with_many_rules_take_several_lines(archir: Callable[..., Any]) -> None:
+    net = Path(__file__).parents[2] / "examples" / "digits.arch"
+    lines = archir("rules", net, "--no-cost").out.splitlines()
+    assert max(map(len, lines)) <= 125
+    assert not any("…" in line for line in lines)
+    whole = " ".join(lines)
+    sites = archir("rules", net, "--no-cost", "--json").document["sites"]
+    assert all(site["at"] in whole and site["rule"] in whole for site in sites)
