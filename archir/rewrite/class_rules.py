@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -118,7 +118,8 @@ def sites_of(
     """
     found = [c for c in classes.classes.values() if refusal(rule, c) is None]
     if weights is not None and reads_weights(rule):
-        found = [c for c in found if there_is(makers_of(rule)[0], c, weights)]
+        name = makers_of(rule)[0]
+        found = [c for c in found if there_is(name, c, weights, partial(_met, c))]
     return [(c.site, c) for c in found]
 
 
@@ -176,6 +177,10 @@ def unmet(held: AxisClass, g: IndexMap) -> Need | None:
             if share < 1 or (counts != share).any() or len(counts) > g.source:
                 return need
     return None
+
+
+def _met(held: AxisClass, g: IndexMap) -> bool:
+    return unmet(held, g) is None
 
 
 def plan_class(

@@ -50,11 +50,21 @@ def find(
     return IndexMap(np.asarray(known, np.int64), source)
 
 
-def there_is(name: str, held: AxisClass, weights: Mapping[str, Array]) -> bool:
-    """Whether the weights of a class hold what such a map looks for."""
+def there_is(
+    name: str,
+    held: AxisClass,
+    weights: Mapping[str, Array],
+    fits: Callable[[IndexMap], bool] = lambda _: True,
+) -> bool:
+    """Whether the weights of a class hold what such a map looks for, as it ``fits`` the class."""
     if name == "used":
         return not read(held, weights).all()
-    return name != "alike" or bool(equal(held, weights).max() < len(norms(held, weights)) - 1)
+    if name != "alike":
+        return True
+    try:
+        return fits(find(name, held, None, weights, ()))
+    except ArchirError:  # no two are alike, or the class stands twice on one axis
+        return False
 
 
 def no_weights(where: str) -> ArchirError:

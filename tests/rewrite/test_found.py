@@ -197,11 +197,14 @@ def test_what_is_averaged_is_merged_evenly_or_not_at_all() -> None:
     for path in ("a.weight", "a.bias", "b.layer_norm.weight", "b.layer_norm.bias"):
         held[path][4] = held[path][1]
     found = refused(NORMED, "merge.duplicates", "a", held)
+    assert Planner(NORMED, STANDARD, held).sites(LIBRARY["merge.duplicates"]) == []
     assert (found.code, found.node) == ("A303", "b.layer_norm")
     assert "every channel equally often" in found.hint
     for path in ("a.weight", "a.bias", "b.layer_norm.weight", "b.layer_norm.bias"):
         held[path][[3, 5]] = held[path][[0, 2]]
     made = planned(NORMED, "merge.duplicates", "a", held)
+    (site,) = Planner(NORMED, STANDARD, held).sites(LIBRARY["merge.duplicates"])
+    assert site.at == "a"
     assert made.found == (0, 1, 2, 0, 1, 2)
     assert exact(made) == {"eval", "train"}
 
