@@ -244,7 +244,7 @@ def _compared(name: str, moment: _Moment, wanted: State) -> Finding:
     for subject in ("graph", "text", "weights"):
         a, b = getattr(found, subject), getattr(wanted, subject)
         if a != b:
-            detail = f"its {subject} come out as {_short(a)}, {_short(b)} is certified"
+            detail = f"{subject}: {_short(a)} comes out, {_short(b)} is certified"
             return _wrong(name, detail)
     return Finding(name, "replay", holds=True, detail="bit for bit")
 
