@@ -62,6 +62,13 @@ def only_stand_ins_differ(plan: Plan, ops: OpSet, mode: Mode, seed: int) -> bool
         )
 
 
+def equal_in_doubles(plan: Plan, ops: OpSet, mode: Mode, seed: int) -> bool:
+    """Whether both sides of a use are equal, within the bound, in double precision."""
+    with np.errstate(all="ignore"):
+        trial = trial_of(plan, seed=seed, arithmetic=Real())
+        return check_use(plan, ops, mode, trial=trial, compare=close).equal
+
+
 def close(name: str, a: Array, b: Array) -> Mismatch | None:
     """Where two tensors in double precision differ by more than the bound."""
     if a.shape != b.shape:

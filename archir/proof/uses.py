@@ -13,6 +13,7 @@ from archir.diag import error
 from archir.ops.arithmetic import Array, Rational
 from archir.ops.record import Law, Mode, OpSet
 from archir.proof.exact import ExactCheck, Trial, check_use, trial_of
+from archir.proof.stand_ins import equal_in_doubles
 from archir.rewrite.assumed import Distance, distances
 from archir.rewrite.plan import Plan, as_assumed, dropout_in
 from archir.weights.terms import Statistic, statistics
@@ -185,6 +186,12 @@ def _decide(plan: Plan, ops: OpSet, mode: Mode, trial: Trial) -> ExactCheck:
         hint = (
             f"{ordered[0]} depends on an order, which a field does not have, and there are "
             f"too many numbers here for fractions; {hint}"
+        )
+    elif equal_in_doubles(plan, ops, mode, trial.seed):
+        hint = (
+            "in double precision both sides are equal here, but exact arithmetic knows `exp`, "
+            "`sigmoid` and their kin only as stand-ins: a rule that rests on their values has no "
+            "exact check"
         )
     raise error(
         "A401",

@@ -8,6 +8,7 @@ import pytest
 
 from archir.diag import BAD_INPUT, CHECK_FAILED, ArchirError
 from archir.ops import STANDARD
+from archir.proof.uses import check_plan
 from archir.rewrite.sites import Planner
 
 from .nets import HEAD, IMAGE, LIBRARY, failure, net, plan, rule
@@ -242,3 +243,16 @@ def test_the_only_site_needs_no_name() -> None:
     graph = net(IMAGE + "a = x |> conv(4, 3)\nend = a |> relu" + HEAD)
     assert Planner(graph, STANDARD).choose(LIBRARY["widen"], None, 0) == ["a"]
     assert plan(graph, "widen", "a.out", width=5).after.node("a").attrs["out"] == 5
+
+
+def test_what_rests_on_the_values_of_a_stand_in_is_said() -> None:
+    squared = rule("""rule squared() {
+        match   { y = exp(x + x) }
+        replace { e = exp(x)    y = e * e }
+    }""")
+    graph = net(IMAGE + "a = x |> conv(4, 3)\nend = exp(a + a)" + HEAD)
+    with pytest.raises(ArchirError) as found:
+        check_plan(plan(graph, squared, "end"), STANDARD)
+    (said,) = found.value.diagnostics
+    assert said.code == "A401"
+    assert "in double precision both sides are equal" in said.hint
