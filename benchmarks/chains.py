@@ -180,8 +180,9 @@ def offers(
             continue
         site = sites[int(rng.integers(len(sites)))]
         given = network.planner.example_arguments(rule, site.at)
+        whole = {p.name: p.default for p in rule.parameters if p.default is not None} | given
         for name in paths_of(rule):
-            found = Matcher(rule, network.graph, network.ops, given).fitting(site.at, name)
+            found = Matcher(rule, network.graph, network.ops, whole).fitting(site.at, name)
             given[name] = str(found[int(rng.integers(len(found)))]) if found else given[name]
         width = given.get("width")
         if isinstance(rule.body, Reshaping) and site.size and isinstance(width, int):

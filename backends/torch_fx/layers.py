@@ -39,6 +39,17 @@ class BatchNorm(torch.nn.Module):
         return f"eps={self.eps}, momentum={self.momentum}"
 
 
+class GroupNorm(torch.nn.GroupNorm):
+    """Group normalisation that also takes groups of one number, which make their bias.
+
+    torch's own refuses those for a batch of one.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x`` [n, c, ...]."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class StochasticDepth(torch.nn.Module):
     """Drops rows of the batch, or all of it, in training: ``torchvision.ops.StochasticDepth``."""
 

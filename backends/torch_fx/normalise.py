@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from .frame import Site
-from .layers import BatchNorm
+from .layers import BatchNorm, GroupNorm
 
 Lowering = Callable[[Site], fx.Node]
 
@@ -61,16 +62,25 @@ def _rms_norm(at: Site) -> fx.Node:
     return _placed(at, nn.RMSNorm(shape, eps, at.attr("affine"), device="meta"))
 
 
+def _single(at: Site) -> bool:
+    """Whether a channel holds one number."""
+    return all(size == 1 for size in at.types[0].shape[2:])
+
+
 def _group_norm(at: Site) -> fx.Node:
     groups, eps = at.attr("groups"), at.attr("eps")
     if not at.whole:
         weight, bias = at.param("weight"), at.param("bias")
-        return at.call(functional.group_norm, *at.args, groups, weight, bias, eps)
-    return _placed(at, nn.GroupNorm(groups, _channels(at), eps, at.attr("affine"), device="meta"))
+        return at.call(torch.group_norm, *at.args, groups, weight, bias, eps)
+    layer = GroupNorm if _single(at) and _channels(at) == groups else nn.GroupNorm
+    return _placed(at, layer(groups, _channels(at), eps, at.attr("affine"), device="meta"))
 
 
 def _instance_norm(at: Site) -> fx.Node:
     eps = at.attr("eps")
+    if _single(at):
+        size, weight, bias = _channels(at), at.param("weight"), at.param("bias")
+        return at.call(torch.group_norm, *at.args, size, weight, bias, eps)
     if not at.whole or at.rank > 5:
         weight, bias = at.param("weight"), at.param("bias")
         return at.call(functional.instance_norm, *at.args, weight=weight, bias=bias, eps=eps)

@@ -481,3 +481,19 @@ def test_low_precision_networks(net: Any) -> None:
     assert all(np.array_equal(back[p], w) for p, w in init_weights(graph, STANDARD, 0).items())
     (y,) = torch_fx.forward(graph, back, {"x": np.ones((2, 3), back["fc.weight"].dtype)})
     assert y.dtype.name == "bfloat16"
+
+
+@pytest.mark.parametrize("shape", [("N", 3), ("N", 3, 1), ("N", 3, 1, 1)])
+@pytest.mark.parametrize("op", ["group_norm", "instance_norm"])
+def test_a_batch_of_one_with_one_number_a_channel(net: Any, op: str, shape: Any) -> None:
+    """Torch's own layers refuse to normalise a single number; it is the bias."""
+    if op == "instance_norm" and len(shape) == 2:
+        return  # a channel has no places
+    attrs = {"groups": 3} if op == "group_norm" else {"affine": True}
+    graph = net.build(y=net.add("norm", op, net.input("x", *shape), **attrs))
+    held = weights(graph)
+    held["norm.bias"] = np.arange(3, dtype=np.float32)
+    assert list(torch_fx.lower(graph, held).state_dict()) == ["norm.weight", "norm.bias"]
+    feeds = {"x": np.ones((1, 3) + (1,) * (len(shape) - 2), np.float32)}
+    (found,) = torch_fx.forward(graph, held, feeds)
+    assert found.ravel().tolist() == [0.0, 1.0, 2.0]
