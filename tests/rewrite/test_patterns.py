@@ -234,7 +234,7 @@ def test_a_parameter_of_the_networks_own() -> None:
 
 
 def test_several_results() -> None:
-    with pytest.raises(ArchirError, match="the rule defines no `m`"):
+    with pytest.raises(ArchirError, match="an attribute of the left side is"):
         rule("rule r() { match { a, b = split(x, [m, n])  y = a + b } replace { y = x } }")
     body = IMAGE + "c = x |> conv(6, 3)\np, q = split(c, sizes = [2, 4])\n"
     graph = net(body + "end = concat(p, q) |> relu" + HEAD)
