@@ -370,7 +370,7 @@ class Restated:
             else:
                 chains.append([unit])
         if self.root:
-            ends = chains[-1:] if end is not None and chains[-1][-1].outs[0] == end else []
+            ends = [c for c in chains[-1:] if end is not None and c[-1].outs[0] == end]
             chains = self._at_root(chains[: len(chains) - len(ends)], bound) + ends
         lines = []
         for chain in chains:

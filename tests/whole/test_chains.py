@@ -77,6 +77,16 @@ def test_double_precision_tells_rounding_from_a_wrong_map() -> None:
     assert chains.in_double(first, wrong.uses) > 1e-3
 
 
+def test_an_output_of_which_nothing_is_left_names_what_it_hands_over() -> None:
+    """The gate of an output goes again: its statement holds no operator any more."""
+    network = archir.load(ROOT / "examples" / "lenet_300_100.arch", ignore_weights=True).init(0)
+    gated = network.rewrite("norm.rms", "fc3")
+    (site,) = gated.sites("remove.gate")
+    back = gated.rewrite("remove.gate", site.at)
+    assert "norm" not in back.text
+    assert len(back.graph) == len(network.graph)
+
+
 def test_rules_are_parsed_once() -> None:
     """Loading many networks reads the library once; other operators have another."""
     ops = installed_ops()
