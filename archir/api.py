@@ -458,16 +458,28 @@ def rewrite(
         rule = network.rule(application.rule)
         verdict: Verdict | None = None
         planner = network.planner if work.graph is network.graph else work.planner(rule, network)
-        for site in planner.choose(rule, application.at, seed):
+        last = number == len(applications) - 1
+        sites = planner.choose(rule, application.at, seed)
+        for site in sites:
             if work.graph is not planner.graph:
                 planner = work.planner(rule, network)
             report(f"{rule.name}@{site}")
             plan = planner.plan(rule, site, application.arguments, seed + number)
+            if last and site == sites[-1]:
+                _within(cost(plan.after, network.ops), limits or {})
             verdict = verdict or _permitted(rule, network.ops, unproved=unproved)
             weights = work.settle() if plan.unread or plan.repeated or plan.assumed else None
             apart = assured(plan, weights, approximate=approximate)
             _use(network, work, plan, _in_short(verdict, plan), calibration, apart)
-    return _finished(network, work, limits or {})
+    return _finished(network, work)
+
+
+def _within(found: Cost, limits: Mapping[str, int]) -> None:
+    """Refuse a result that is too large, before anything of its size is computed."""
+    for name, most in limits.items():
+        size = getattr(found, name)
+        if size > most:
+            raise error("A312", f"the result would have {size:,} {name}, the limit is {most:,}")
 
 
 def _permitted(rule: Rule, ops: OpSet, *, unproved: bool) -> Verdict:
@@ -526,12 +538,8 @@ def _use(
     work.graph = plan.after
 
 
-def _finished(network: Network, work: _Progress, limits: Mapping[str, int]) -> Rewritten:
+def _finished(network: Network, work: _Progress) -> Rewritten:
     before, after = network.cost(), cost(work.graph, network.ops)
-    for name, most in limits.items():
-        found = getattr(after, name)
-        if found > most:
-            raise error("A312", f"the result would have {found:,} {name}, the limit is {most:,}")
     weights = work.settle()
     program = revise(network.program, work.graph, network.ops)
     drift = None

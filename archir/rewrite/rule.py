@@ -26,7 +26,7 @@ NOUNS: Mapping[ParameterKind, str] = {
     "even": "an even number",
     "float": "a number",
     "bool": "true or false",
-    "indices": "a list of different indices",
+    "indices": "a list of one or more different indices",
     "path": "the path of a node",
 }
 MOST = 2**20
@@ -52,7 +52,7 @@ class RuleParameter:
         if kind == "indices":
             whole = [j for j in value if type(j) is int] if isinstance(value, tuple) else []
             different = isinstance(value, tuple) and len(set(whole)) == len(value)
-            if different and all(0 <= j <= MOST for j in whole):
+            if whole and different and all(0 <= j <= MOST for j in whole):
                 return value
             raise ValueError(NOUNS[kind])
         if kind == "path":

@@ -74,12 +74,12 @@ def test_the_channels_that_are_kept_are_those_that_were_named() -> None:
     ("keep", "code", "text"),
     [
         ((0, 6), "A211", "indices from 0 to 5, got 6"),
-        ((), "A211", "got none"),
-        ((1, 1), "A307", "a list of different indices"),
-        ((0, -1), "A307", "a list of different indices"),
-        ((0, 1.5), "A307", "a list of different indices"),
-        (3, "A307", "a list of different indices"),
-        ((True,), "A307", "a list of different indices"),
+        ((), "A307", "a list of one or more different indices"),
+        ((1, 1), "A307", "a list of one or more different indices"),
+        ((0, -1), "A307", "a list of one or more different indices"),
+        ((0, 1.5), "A307", "a list of one or more different indices"),
+        (3, "A307", "a list of one or more different indices"),
+        ((True,), "A307", "a list of one or more different indices"),
         (None, "A608", "needs `keep`"),
     ],
 )
