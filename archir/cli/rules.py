@@ -12,6 +12,7 @@ from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.ir.graph import Graph
+from archir.ir.types import AttrValue
 from archir.lang.words import write_value
 from archir.ops import installed_ops
 from archir.rewrite.gains import MOST, Gain, gain
@@ -114,11 +115,16 @@ def _costs(found: Sequence[tuple[Site, Gain | None]], graph: Graph) -> str:
         first = ("", "") if last == (site.at, site.size) else (site.at, site.size or "")
         last = (site.at, site.size)
         settings = {} if change is None else change.arguments
-        given = " ".join(f"{k}={write_value(v)}" for k, v in settings.items())
+        given = " ".join(f"{k}={_setting(v)}" for k, v in settings.items())
         told = ("?", "?") if change is None else map(_signed, (change.params, change.macs))
         rows.append((*first, site.rule, shorten(given, 40, placeholder=" ..."), *told))
     headers = ("site", "channels", "rule", "with", "parameters", "MACs")
     return options.table(headers, rows, right=(1, 4, 5))
+
+
+def _setting(value: AttrValue) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else write_value(value)
 
 
 def _signed(number: int) -> str:
