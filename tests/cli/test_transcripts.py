@@ -20,7 +20,10 @@ GOLDEN = ROOT / "tests" / "golden" / "cli"
 Archir = Callable[..., Any]
 
 SESSIONS: dict[str, tuple[str, ...]] = {
-    "look": ("check net.arch", "show net.arch", "cost net.arch", "rules net.arch", "rules", "new"),
+    "look": (
+        *("check net.arch", "show net.arch", "cost net.arch"),
+        *("rules net.arch --rule widen", "rules net.arch --at relu", "rules --rule deepen", "new"),
+    ),
     "show": (
         "new resnet20 -o resnet20.arch",
         "show resnet20.arch",
