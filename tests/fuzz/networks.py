@@ -41,6 +41,7 @@ PIECES: tuple[Piece, ...] = (
     pieces.transposed,
     pieces.adaptive,
     pieces.dropout,
+    pieces.nothing,
     pieces.softmax,
     pieces.curve,
     pieces.activation,

@@ -184,6 +184,13 @@ def dropout(s: Sketch) -> None:
         s.keep(s.add("dropout", x, p=0.25))
 
 
+def nothing(s: Sketch) -> None:
+    """Zeros that are added: an edge of a cell that hands over nothing."""
+    x = s.value(image)
+    if x is not None:
+        s.keep(s.add("add", x, s.add("null", x)))
+
+
 def softmax(s: Sketch) -> None:
     """A softmax, or its logarithm, over any axis but the first."""
     x = s.value(real)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from archir.rewrite.names import MAPS, OF_TENSORS
+from archir.rewrite.maps import MAKERS
+from archir.rewrite.names import OF_TENSORS
 from archir.rewrite.rule import KINDS
 from archir.weights.functions import FUNCTIONS
 
@@ -77,7 +78,7 @@ def test_the_widening(archir: Archir, tmp_path: Path, monkeypatch: pytest.Monkey
     assert archir("prove", "wide.rule").status == 0
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *MAPS, *OF_TENSORS, *KINDS])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *MAKERS, *OF_TENSORS, *KINDS])
 def test_the_page_names_all_there_is(name: str) -> None:
     """Weight functions, maps, what can be asked of tensors, kinds of parameters."""
     if name not in ("add", "subtract", "multiply", "divide"):
