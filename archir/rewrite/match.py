@@ -117,6 +117,11 @@ class Matcher:
         if root is None:
             (variable,) = self.pattern.variables
             start.variables[variable] = Value(node.name)
+            dtype = node.types[0].dtype
+            if "f" not in dtype:
+                reason = f"it holds {dtype}, the rule wants numbers with a fraction"
+                self._fail(start, node.name, reason)
+                return
         for state in (start,) if root is None else self._node(root, node, start):
             for full in self._rest(state):
                 match = Match(node.name, full.variables, full.nodes, full.scalars)

@@ -68,22 +68,30 @@ def dependent(graph: Graph, names: Iterable[str]) -> set[str]:
 
 
 class Earlier:
-    """The tensors of a network by their types and uses, to find those that come before a site."""
+    """The tensors of floating-point numbers by type and use, to find those before a site."""
 
     def __init__(self, graph: Graph) -> None:
         self.place = {node.name: place for place, node in enumerate(graph)}
+        self.batch = {node.name: node.types[0].shape[:1] for node in graph}
         self.kinds: dict[tuple[TensorType, int], list[tuple[int, Value]]] = {}
         for place, node in enumerate(graph):
             read = [port for _, _, port in graph.readers(node.name)]
             for port, type_ in enumerate(node.types):
+                if "f" not in type_.dtype:
+                    continue  # what a rule reads beside its match is computed with
                 held = self.kinds.setdefault((type_, read.count(port)), [])
                 held.append((place, Value(node.name, port)))
 
     def before(self, site: str, without: Collection[str]) -> list[Value]:
-        """One tensor of each kind, the nearest before a site first; none of these nodes'."""
+        """One tensor of each kind, the nearest before a site first; none of these nodes'.
+
+        They have the first axis of the site's result: samples of one batch belong together.
+        """
         end = (self.place[site], Value(""))
         found: list[tuple[int, Value]] = []
-        for held in self.kinds.values():
+        for (type_, _), held in self.kinds.items():
+            if type_.shape[:1] != self.batch[site]:
+                continue
             near = reversed(held[: bisect_left(held, end)])
             found += islice((pair for pair in near if pair[1].node not in without), 1)
         return [value for _, value in sorted(found, reverse=True)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+from zlib import crc32
 
 import numpy as np
 
@@ -218,12 +219,20 @@ class Tally:
         return self
 
 
+SHARE = 10
+"""Of the rules, one in so many is tried on a network: which, its text decides."""
+
+
+def _some(library: Mapping[str, Rule], text: str) -> list[Rule]:
+    return list(library.values())[crc32(text.encode()) % min(SHARE, len(library)) :: SHARE]
+
+
 def check_rules(case: Case, library: Mapping[str, Rule] = LIBRARY) -> Tally:
-    """Every rule at every site: exact, of the right shapes, and a text like any other."""
+    """Some rules at every site: exact, of the right shapes, and a text like any other."""
     tally = Tally()
     planner = Planner(case.graph, STANDARD, weights_for(case.graph, 3))
     tally.classes = len(planner.classes.classes)
-    for rule in library.values():
+    for rule in _some(library, case.text):
         sites = planner.sites(rule)
         for number, site in enumerate(sites):
             plan = _plan(planner, rule, site, number)
