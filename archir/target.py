@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from archir.diag import error
 from archir.ir.graph import Graph, Value
@@ -23,6 +23,8 @@ LOWERINGS = "archir.lowerings"
 """The entry points of tables that lower a package's own operators; the name is the backend's."""
 FORMATS = "archir.formats"
 """The entry points of formats that networks are drawn in; each is a :class:`Draw`."""
+IMPORTERS = "archir.importers"
+"""The entry points of what networks are imported from; each is an :class:`Importer`."""
 
 
 class Forward(Protocol):
@@ -167,6 +169,47 @@ def _load(point: EntryPoint) -> Backend:
         raise error(
             "A503", f"the backend `{point.name}` cannot be loaded: {reason}", hint=hint
         ) from reason
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What a user may say about an import, whatever it is from."""
+
+    size: tuple[int, ...] | None = None
+    """The shape of one example, without the batch, where the source does not know it."""
+    aux: Literal["refuse", "keep", "drop"] = "refuse"
+    """What becomes of heads that have outputs in training alone."""
+    seed: int = 0
+    """For the initial weights of an architecture that comes without."""
+    report: Callable[[str], None] = lambda _: None
+    """Called with a line about each step of the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A network that came from somewhere else."""
+
+    graph: Graph
+    weights: Mapping[str, Array]
+    facts: Mapping[str, Any]
+    """What the certificate says of its source: JSON values."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user."""
+
+
+class Importer(Protocol):
+    """Imports a network from one kind of source."""
+
+    def __call__(self, source: str, options: ImportOptions) -> Imported:
+        """Import a network.
+
+        Args:
+            source: What follows ``NAME:``, or the path of a file.
+            options: What the user said.
+
+        Raises:
+            ArchirError: A52x, the network cannot be imported; A601, there is no such file.
+        """
 
 
 @dataclass(frozen=True, slots=True)
