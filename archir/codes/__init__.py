@@ -1,0 +1,10 @@
+"""The table of diagnostic codes: what each means, for ``archir explain CODE``."""
+
+from __future__ import annotations
+
+from archir.codes import programs, tools
+from archir.codes.record import Code
+
+CODES: dict[str, Code] = {**programs.CODES, **tools.CODES}
+
+__all__ = ["CODES", "Code"]

@@ -1,0 +1,188 @@
+"""Codes of backends, files and commands: A5 to A9."""
+
+from __future__ import annotations
+
+from archir.codes.record import Code
+
+CODES: dict[str, Code] = {
+    "A501": Code(
+        "operator not supported by the backend",
+        "The backend has no lowering for this operator; the message gives the reason. Another "
+        "backend may run the network, or a rewrite may replace the operator.",
+    ),
+    "A502": Code(
+        "the backend cannot run this use",
+        "The backend knows the operator but not with these attributes, or it cannot hold a layer, "
+        "tensor, input or output of this name. The message says what stands in the way.",
+    ),
+    "A503": Code(
+        "backend not available",
+        "There is no backend of that name, or a package that it needs is not installed. The core "
+        "of archir needs neither torch nor onnx; `pip install 'archir[torch]'` and "
+        "`pip install 'archir[onnx]'` bring them.",
+    ),
+    "A504": Code(
+        "two backends of one name",
+        "Two installed packages offer a backend under the same name, or a lowering of the same "
+        "operator for one backend, so that it is not clear which is meant. Uninstall one of them.",
+    ),
+    "A505": Code(
+        "opset not available",
+        "ONNX files are written for opset 17 up to the newest that the installed onnx and ONNX "
+        "Runtime both accept, and with an IR version that allows the opset.",
+    ),
+    "A506": Code(
+        "the exported file does not compute what the network computes",
+        "Before an exported file is put in place it is run and compared with the network. The "
+        "outputs differ by more than the stated bound, or are not finite; nothing was written.",
+    ),
+    "A507": Code(
+        "the exported file cannot be run",
+        "The ONNX checker or ONNX Runtime refuses the file, often for an element type that it has "
+        "no kernel for. Nothing was written.",
+    ),
+    "A508": Code(
+        "device not available",
+        "A device was asked for explicitly and the backend cannot use it here. `auto` takes what "
+        "there is.",
+    ),
+    "A600": Code(
+        "the network has no weights",
+        "The command computes with weights, and there are none beside the text. `archir train` and "
+        "`archir weights init` make some; `--init SEED` takes random ones.",
+    ),
+    "A601": Code(
+        "file cannot be read",
+        "The file does not exist, is a folder, or may not be read.",
+    ),
+    "A602": Code(
+        "file cannot be written",
+        "The folder does not exist or may not be written to, the disk is full, or the target is no "
+        "regular file. What stood there before is unchanged.",
+    ),
+    "A603": Code(
+        "file exists already",
+        "Output never replaces an existing file unless `--force` is given.",
+    ),
+    "A604": Code("unknown rule", "No installed package and no given file has a rule of that name."),
+    "A605": Code(
+        "no such site",
+        "A site is the path of a node, an ending of it that fits one node, or a block that holds "
+        "one site; for a rule over a class `PATH.out` and `PATH.in` too. `archir rules FILE` lists "
+        "them. `archir show FILE --at` takes the path of any block or layer.",
+    ),
+    "A606": Code(
+        "several sites",
+        "The rule applies at several places. `--at` takes one of them, a glob, `all`, or `random` "
+        "with `--seed`.",
+    ),
+    "A607": Code("rule file cannot be read", "The file does not exist or is not UTF-8 text."),
+    "A608": Code(
+        "wrong parameters for a rule",
+        "`--set NAME=VALUE` names a parameter that the rule does not have, or one that it needs is "
+        "not given.",
+    ),
+    "A609": Code(
+        "wrong use of a command",
+        "An option is missing, malformed, or excludes another. `--help` shows an example.",
+    ),
+    "A610": Code(
+        "no whole safetensors file",
+        "Weights are read from safetensors files. The file is of another kind, cut short, or "
+        "damaged; checkpoints of other kinds come in through `archir import`.",
+    ),
+    "A611": Code(
+        "weights and network have different parameters",
+        "The weights must hold exactly the parameters of the network, under their paths.",
+    ),
+    "A612": Code(
+        "a tensor does not fit its parameter",
+        "Shape and element type of each tensor must be those of the parameter.",
+    ),
+    "A613": Code(
+        "element type not supported",
+        "Weights are f32, f16, bf16, f64, i64, i32 or bool; bf16 needs the package ml_dtypes.",
+    ),
+    "A620": Code(
+        "no such data",
+        "Data is `digits`, `cifar10` (in the folder that ARCHIR_DATA names), a folder in "
+        "torchvision's CIFAR-10 layout, FILE.npz or FILE.py:FACTORY.",
+    ),
+    "A621": Code(
+        "malformed data",
+        "The data cannot be read, or its arrays do not belong together: images are floats or bytes "
+        "[N, ...], labels are integers [N] from 0, and no value is infinite or not a number.",
+    ),
+    "A622": Code(
+        "a package is missing",
+        "The command needs an optional package; the hint says how to install it.",
+    ),
+    "A623": Code(
+        "network and data do not fit",
+        "The network's input has not the shape of an image, or its output not one logit per class. "
+        "The message shows both sides; `--param` sets what an arch leaves open.",
+    ),
+    "A624": Code(
+        "the data factory failed",
+        "FILE.py:FACTORY names a function of no arguments that returns a mapping with x_train, "
+        "y_train, x_test, y_test (or x, y) or an archir Dataset. Its code runs as it is.",
+    ),
+    "A625": Code(
+        "not trainable as a classifier",
+        "Training and evaluation take networks with one input, one output of logits [N, classes], "
+        "and at least one parameter.",
+    ),
+    "A630": Code(
+        "no such device",
+        "A device that is named must be there: `cpu`, `cuda` or `cuda:i`. `auto` takes the first "
+        "GPU, or the CPU.",
+    ),
+    "A631": Code(
+        "training went astray",
+        "The loss became infinite or not a number, so the weights are of no use. The learning rate "
+        "may be too large, or the weights it started from not finite.",
+    ),
+    "A632": Code(
+        "wrong training recipe",
+        "An entry of the recipe (epochs, batch size, rate, ...) is out of its range.",
+    ),
+    "A633": Code(
+        "the device has no memory left",
+        "Images, network and activations did not fit into the memory of the device. A smaller "
+        "batch needs less; `--device cpu` uses the machine's memory.",
+    ),
+    "A640": Code(
+        "operators of a package cannot be used",
+        "An installed package offers operators that cannot be read, or one under a name that is "
+        "taken. Uninstalling the package, or installing it again, may help.",
+    ),
+    "A641": Code(
+        "picture too large",
+        "A picture holds so many boxes or edges at most as can be read and laid out. `--depth N` "
+        "draws the blocks below a level as one box each; without `--all` repeats are drawn once.",
+    ),
+    "A690": Code(
+        "out of memory",
+        "The machine has not the memory that the command needs. Nothing was left half written.",
+    ),
+    "A691": Code("the disk is full", "What stood at the target before is unchanged."),
+    "A692": Code(
+        "the system refused",
+        "Reading or writing failed for the reason in the message.",
+    ),
+    "A901": Code(
+        "archir is at fault",
+        "This is a bug. ARCHIR_DEBUG=1 prints where it happened; please report it with the file.",
+    ),
+    "A910": Code(
+        "a graph that cannot be written",
+        "The graph holds something that the language has no words for, such as a symbol that is "
+        "not capitalised. Text is always read again before it is handed out.",
+    ),
+    "A911": Code(
+        "a rewrite broke the graph",
+        "After a rule was applied the graph was not well-formed: a node reads what does not exist, "
+        "or a parameter has no shape. That is a fault of archir, not of the network; nothing was "
+        "written.",
+    ),
+}
