@@ -123,6 +123,7 @@ def test_the_public_names() -> None:
         "archir.rules": {"builtin"},
         "archir.backends": {"torch", "onnx"},
         "archir.formats": {"svg", "dot"},
+        "archir.importers": {"torchvision", "timm", "py", "pt2", "onnx"},
     }
 
 
