@@ -37,7 +37,7 @@ from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner, Site, looks_at_weights
 from archir.target import backends
-from archir.weights.init import init_weights
+from archir.weights.init import constants_of, init_weights
 from archir.weights.store import Weights, check_weights, load_weights, save_weights
 from archir.weights.terms import Statistic, Term
 
@@ -161,11 +161,34 @@ class Network:
         uses = [Application(rule, at, arguments)]
         return rewrite(self, uses, seed=seed, approximate=approximate).network
 
-    def init(self, seed: int = 0, *, random_statistics: bool = False) -> Network:
-        """The network with initial weights, at the start of a new chain of steps."""
-        weights = init_weights(self.graph, self.ops, seed, random_statistics=random_statistics)
+    def init(
+        self,
+        seed: int = 0,
+        *,
+        random_statistics: bool = False,
+        constants: Mapping[str, Array] | None = None,
+    ) -> Network:
+        """The network with initial weights, at the start of a new chain of steps.
+
+        Args:
+            seed: Of the weights.
+            random_statistics: Draw the vectors of normalisations at random too.
+            constants: Where the tensors are that no seed gives; its present weights, if None.
+
+        Raises:
+            ArchirError: A140, such a tensor is missing.
+        """
+        facts: dict[str, Any] = {"seed": seed, "random_statistics": random_statistics}
+        held = constants if constants is not None else self.weights or {}
+        weights = init_weights(self.graph, self.ops, **facts, constants=held)
         made = replace(self, weights=frozen(weights), certificate=self._fresh_chain())
-        return made.stepped("init", {"seed": seed, "random_statistics": random_statistics})
+        kept = list(constants_of(self.graph))
+        # A seed alone does not give them again, so that the step is attested.
+        return (
+            made.stepped("given", {**facts, "constants": kept})
+            if kept
+            else (made.stepped("init", facts))
+        )
 
     def _fresh_chain(self) -> Certificate:
         return Certificate(params=dict(self.program.params))

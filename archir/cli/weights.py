@@ -17,11 +17,13 @@ def init(
     """Write initial weights beside a network, and the certificate that says so.
 
     With --random-statistics the vectors of batch norms are drawn far from 0 and 1, so that a
-    trial cannot pass by forgetting them.
+    trial cannot pass by forgetting them. Constants, which no seed gives, are kept from the weights
+    that stand beside the network.
     """
     from archir.api import certificate_path, load, weights_path
     from archir.files import check_target, writing_all
-    from archir.weights.store import save_weights
+    from archir.weights.init import constants_of
+    from archir.weights.store import load_weights, save_weights
 
     target = Path(file)
     files = (weights_path(target), certificate_path(target))
@@ -29,7 +31,9 @@ def init(
         check_target(path, force=force)
     chosen = options.given_params(param) or options.certified_params(target)
     found = load(target, params=chosen, ignore_weights=True)
-    made = found.init(seed, random_statistics=random_statistics)
+    beside = weights_path(target)
+    constants = load_weights(beside) if constants_of(found.graph) and beside.is_file() else {}
+    made = found.init(seed, random_statistics=random_statistics, constants=constants)
     assert made.weights is not None
     with writing_all(files, force=force) as (tensors, certificate):
         save_weights(tensors, dict(made.weights), {})

@@ -163,6 +163,12 @@ CODES: dict[str, Code] = {
         '`params { weight: "leaf" }` and `weight = path` name a parameter that the layer does not '
         "have.",
     ),
+    "A140": Code(
+        "a constant without a value",
+        "A `parameter` that is not persistent (position indices, a mask) is a constant of the "
+        "network: no seed gives it. `archir weights init` keeps those of the weights file beside "
+        "the text; without that file the network has to be imported again.",
+    ),
     "A200": Code(
         "rule file too long",
         "The file has more characters than are read. Rules may be spread over several files.",

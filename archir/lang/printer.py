@@ -315,7 +315,8 @@ class _Printer:
         return f"{', '.join(map(write_path, targets))} = {text}"
 
     def _free_tensor(self, node: Node, chain: _Chain, scope: _Scope) -> str:
-        if scope.kind is not None or node.params != {"value": node.name}:
+        own = node.params == {"value": node.name}
+        if scope.kind is not None or not own or not node.attrs["persistent"]:
             return ""
         word = "buffer" if node.attrs["buffer"] else "param"
         init = node.attrs["init"]

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from archir.ir.types import TensorType
+from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.ops.record import Attr, Attrs, Kind, Mode, Op, Param, Sample
+from archir.ops.infer import OpError
+from archir.ops.record import Attr, Attrs, Derived, Kind, Mode, Op, Param, Sample
 
 
 def _dtype(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
@@ -18,6 +19,18 @@ def _dtype(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
 def constant_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     """The shape is that of the nested lists."""
     return f"-> [{', '.join(map(str, np.shape(attrs['value'])))}]"  # type: ignore[arg-type]
+
+
+def parameter_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    """The shape as stated; what is trained is part of the state."""
+    if not attrs["persistent"] and not attrs["buffer"]:
+        message = "a `parameter` that is not persistent is a buffer: `buffer` cannot be false"
+        raise OpError("A114", message, attr="buffer")
+    return "value[*s] -> [*s]"
+
+
+def _is_buffer(attrs: Attrs, types: tuple[TensorType, ...]) -> AttrValue:
+    return not attrs["persistent"]
 
 
 def _input(
@@ -61,19 +74,24 @@ CONSTANT = Op(
 PARAMETER = Op(
     name="parameter",
     doc="A tensor of the network's own that is not a layer's: trained, or a buffer.",
-    signature="value[*s] -> [*s]",
+    signature=parameter_signature,
     operands=(0, 0),
     attrs=(
         Attr("shape", Kind.INTS, least=1),
         Attr("dtype", Kind.DTYPE, "f32"),
         Attr("init", Kind.FLOAT, 0.0, doc="the number it is filled with at first"),
-        Attr("buffer", Kind.BOOL, default=False),
+        Attr("persistent", Kind.BOOL, default=True, doc="false: a constant, in no state_dict"),
+        Attr("buffer", Kind.BOOL, Derived(_is_buffer)),
     ),
     params=(Param("value", "fill"),),
     equations={"*s": "shape"},
     reference=_parameter,
     result_dtype=_dtype,
-    samples=(Sample((), {"shape": (3, 1, 1)}), Sample((), {"shape": (2, 5)})),
+    samples=(
+        Sample((), {"shape": (3, 1, 1)}),
+        Sample((), {"shape": (2, 5)}),
+        Sample((), {"shape": (4, 3), "persistent": False}),
+    ),
 )
 
 OPS = (INPUT, CONSTANT, PARAMETER)

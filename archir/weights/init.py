@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
+from archir.diag import error
 from archir.ir.graph import Graph, Node, Parameter
 from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
@@ -97,7 +99,12 @@ about a quarter a block, which float32 bears at any depth in use."""
 
 
 def init_weights(
-    graph: Graph, ops: OpSet, seed: int, *, random_statistics: bool = False
+    graph: Graph,
+    ops: OpSet,
+    seed: int,
+    *,
+    random_statistics: bool = False,
+    constants: Mapping[str, Array] = MappingProxyType({}),
 ) -> Weights:
     """Draw the initial weights of a network.
 
@@ -106,17 +113,25 @@ def init_weights(
         ops: The operators it uses; their records name the initialisers.
         seed: A number >= 0.
         random_statistics: Draw statistics, scale and shift of normalisations at random.
+        constants: Arrays among which those of :func:`constants_of` are: no seed gives them.
 
     Returns:
         An array for each parameter of the graph, in the graph's order. A shared parameter is
         drawn for its first user.
+
+    Raises:
+        ArchirError: A140, a constant is missing or does not fit.
     """
+    kept = {path: _constant(graph.parameters[path], constants) for path in constants_of(graph)}
     owner: dict[str, tuple[Node, str]] = {}
     for node in graph:
         for role, path in node.params.items():
             owner.setdefault(path, (node, role))
     out: Weights = {}
     for path, parameter in graph.parameters.items():
+        if path in kept:
+            out[path] = kept[path]
+            continue
         node, role = owner[path]
         first = initial(node, role, parameter, ops, seed)
         values = drawn(first)
@@ -124,6 +139,30 @@ def init_weights(
             values = STATISTICS[node.op, role](stream_of(seed, path), first.shape, None)
         out[path] = values.astype(numpy_dtype(parameter.type.dtype), copy=False)
     return out
+
+
+def constants_of(graph: Graph) -> tuple[str, ...]:
+    """The paths of the tensors that are not persistent: their values belong to the network."""
+    return tuple(
+        node.params["value"]
+        for node in graph
+        if node.op == "parameter" and not node.attrs["persistent"]
+    )
+
+
+def _constant(parameter: Parameter, constants: Mapping[str, Array]) -> Array:
+    found = constants.get(parameter.path)
+    dtype, shape = numpy_dtype(parameter.type.dtype), _shape(parameter)
+    if found is not None and (found.shape, found.dtype) == (shape, dtype):
+        return found
+    held = "" if found is None else f", and what is there is {found.dtype}{list(found.shape)}"
+    raise error(
+        "A140",
+        f"`{parameter.path}` is a constant ({parameter.type}) that no seed gives{held}",
+        hint="keep the safetensors file of the network beside its text: constants are taken "
+        "from there",
+        node=parameter.path,
+    )
 
 
 def initial(node: Node, role: str, parameter: Parameter, ops: OpSet, seed: int) -> Initial:

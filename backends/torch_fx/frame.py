@@ -78,6 +78,8 @@ class Frame:
     """Parameters and buffers by path; each is placed once, however often it is used."""
     kept: frozenset[str]
     """Nodes whose values must survive to the end."""
+    constants: frozenset[str] = frozenset()
+    """Paths of the tensors that are no part of the state."""
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: torch.nn.Module = field(default_factory=torch.nn.Module)
     inputs: dict[str, fx.Node] = field(default_factory=dict)
@@ -131,6 +133,8 @@ class Frame:
             parent.register_parameter(last, thing)
         else:
             parent._buffers[last] = thing
+            if path in self.constants:
+                parent._non_persistent_buffers_set.add(last)
 
     def hidden(self, name: str, thing: torch.nn.Module | torch.Tensor) -> str:
         """Put something that has no place in the state under a name that is free."""

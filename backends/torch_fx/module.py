@@ -13,7 +13,7 @@ from archir.ir.memory import uncollected
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array
 from archir.ops.record import OpSet
-from archir.weights.init import init_weights
+from archir.weights.init import constants_of, init_weights
 from archir.weights.store import Weights, check_weights
 
 from .frame import Frame, Site, array_of, tensor_of
@@ -35,7 +35,8 @@ def lower(
         ops: The operators.
 
     Raises:
-        ArchirError: A501 or A502 (torch cannot run it), A611 or A612 (the weights do not fit).
+        ArchirError: A501 or A502 (torch cannot run it), A611 or A612 (the weights do not fit),
+            A140 (it has constants, and no weights are given).
     """
     if weights is None:
         return _module(graph, init_weights(graph, ops, 0), copy=False)
@@ -56,7 +57,7 @@ def weights_of(module: torch.nn.Module, graph: Graph) -> Weights:
         if inner is None:
             break
         module = inner
-    state = module.state_dict()
+    state = {**dict(module.named_buffers(remove_duplicate=False)), **module.state_dict()}
     found = {path: array_of(state[path]) for path in graph.parameters if path in state}
     check_weights(graph, found)
     return found
@@ -117,7 +118,8 @@ def _lowered(
         )
     results = [o.value for o in graph.outputs] if wanted is None else wanted
     needed = None if wanted is None else _needed(graph, wanted)
-    frame = Frame(graph, tensors, frozenset(value.node for value in results))
+    kept = frozenset(value.node for value in results)
+    frame = Frame(graph, tensors, kept, frozenset(constants_of(graph)))
     for name in graph.inputs:
         frame.placeholder(name)
     made: dict[Value, fx.Node] = {}

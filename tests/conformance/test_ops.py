@@ -44,7 +44,9 @@ def network(op: Op, sample: Sample) -> Graph:
     params = {r: "n" if op.name == "parameter" else f"n.{r}" for r in found.params}
     for role, type_ in found.params.items():
         path = params[role]
-        builder.parameters[path] = Parameter(path, type_, op.param(role).buffer)
+        builder.parameters[path] = Parameter(
+            path, type_, op.param(role).buffer or bool(attrs.get("buffer"))
+        )
     builder.add(Node("n", op.name, attrs, tuple(values), params, found.types))
     builder.outputs = [Output(f"y{i}", Value("n", i)) for i in range(len(found.types))]
     return builder.build()
