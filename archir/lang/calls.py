@@ -70,7 +70,7 @@ _ELSEWHERE = {
     "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool", "view": "reshape",
     "multiply": "mul", "gap": "global_avg_pool", "amax": "max", "bmm": "matmul", "narrow": "slice",
     "index_select": "gather", "take": "gather", "interpolate": "upsample", "swapaxes": "transpose",
-    "scaled_dot_product_attention": "attention", "zero_pad": "pad", "tile": "expand",
+    "sdpa": "scaled_dot_product_attention", "zero_pad": "pad", "tile": "expand",
 }  # fmt: skip
 
 

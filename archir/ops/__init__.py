@@ -12,6 +12,7 @@ from archir.ops import (
     conv,
     elementwise,
     index,
+    heads,
     layout,
     norm,
     pool,
@@ -38,6 +39,7 @@ BUILTIN = (
 )
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 
+    *heads.OPS,
 STANDARD = OpSet(BUILTIN)
 """The standard operator set."""
 

@@ -222,7 +222,8 @@ def surd(value: float) -> tuple[Fraction, int]:
     return Fraction(outside if value > 0 else -outside, square.denominator), inside
 
 
-def _scale(k: Arithmetic, a: Attrs) -> Array:
+def scale_of(k: Arithmetic, a: Attrs) -> Array:
+    """The attribute `scale` as a number: exact ones take the root in it for a function."""
     scale = a["scale"]
     assert isinstance(scale, float)
     if k.name.startswith("float"):
@@ -239,7 +240,7 @@ def _attention(
     queries, keys, values = (
         each.reshape(*each.shape[:-1], heads, -1).swapaxes(-3, -2) for each in x[:3]
     )
-    scores = k.multiply(k.matmul(queries, keys.swapaxes(-1, -2)), _scale(k, a))
+    scores = k.multiply(k.matmul(queries, keys.swapaxes(-1, -2)), scale_of(k, a))
     if len(x) > 3:
         scores = k.add(scores, x[3])
     seen = np.ones(scores.shape[-2:], np.int64)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from archir.ir.types import TensorType
+from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Arithmetic, Array, balance
-from archir.ops.infer import bind_attrs, equations_of, instance
+from archir.ops.infer import Instance, OpError, bind_attrs, equations_of, instance
 from archir.ops.record import Attr, Mode, Op, OpSet
 from archir.ops.signature import Axis, Star, measure, parse_signature
 from archir.proof.terms import Application, Constant, Formula, Variable, apply
@@ -209,10 +209,7 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
     for left, attr in equations_of(op):
         if isinstance(left, Star) and attr not in given:
             given[attr] = params[op.params[0].role].shape
-    dtypes = [t.dtype for t in op.samples[0].inputs]
-    types = tuple(TensorType(dtypes[min(j, len(dtypes) - 1)], v.shape) for j, v in enumerate(x))
-    attrs = bind_attrs(op, given, types)
-    wanted = instance(op, attrs, types)
+    attrs, wanted = _bound(op, given, x)
     for name, value in params.items():
         if wanted.params[name].shape != value.shape:
             right = wanted.params[name].shape
@@ -223,6 +220,21 @@ def _reference(op: Op, role: str, args: list[Any], world: World) -> Any:
         return op.update(world.arithmetic, x, params, attrs)[role]
     results = op.reference(world.arithmetic, x, params, attrs, world.mode)
     return results if held.several else results[0]
+
+
+def _bound(
+    op: Op, given: Mapping[str, AttrValue], x: Sequence[Array]
+) -> tuple[Mapping[str, AttrValue], Instance]:
+    """What a use means; numbers have no element type, so that the first that fit are taken."""
+    failure = OpError("A110", f"`{op.name}` has no sample")
+    for dtypes in dict.fromkeys(tuple(t.dtype for t in sample.inputs) for sample in op.samples):
+        types = tuple(TensorType(dtypes[min(j, len(dtypes) - 1)], v.shape) for j, v in enumerate(x))
+        try:
+            attrs = bind_attrs(op, given, types)
+            return attrs, instance(op, attrs, types)
+        except OpError as reason:
+            failure = reason
+    raise failure
 
 
 # --- functions of proofs alone ---------------------------------------------------------------

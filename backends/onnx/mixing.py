@@ -32,16 +32,42 @@ def _attention(at: Site) -> None:
     if len(at.args) > 3:
         scores = at.helper("masked", "Add", scores, at.args[3])
     if at.attr("causal"):
-        extents = at.helper("extents", "Shape", scores, start=-2)
-        never = tensor("never", np.asarray([-np.inf], at.dtype))
-        shut = at.helper("shut", "ConstantOfShape", extents, value=never)
-        first = at.constant("first", np.asarray(1, np.int64))
-        behind = at.helper("behind", "Trilu", shut, first, upper=1)
-        scores = at.helper("causal", "Add", scores, behind)
+        scores = _causal(at, scores)
     weights = at.helper("shares", "Softmax", scores, axis=-1)
     mixed = at.helper("mixed", "MatMul", weights, values)
     back = at.helper("back", "Transpose", mixed, perm=turn)
     at.emit("Reshape", back, whole(at, "shape", *[0] * (rank - 1), -1))
+
+
+def _causal(at: Site, scores: str) -> str:
+    """Scores without those of keys behind a query's own place."""
+    extents = at.helper("extents", "Shape", scores, start=-2)
+    never = tensor("never", np.asarray([-np.inf], at.dtype))
+    shut = at.helper("shut", "ConstantOfShape", extents, value=never)
+    first = at.constant("first", np.asarray(1, np.int64))
+    behind = at.helper("behind", "Trilu", shut, first, upper=1)
+    return at.helper("causal", "Add", scores, behind)
+
+
+def _sdpa(at: Site) -> None:
+    queries, keys, values, *mask = at.args
+    turn = [*range(at.rank - 2), at.rank - 1, at.rank - 2]
+    scale = at.constant("scale", np.asarray(at.attr("scale"), at.dtype))
+    products = at.helper(
+        "products", "MatMul", queries, at.helper("k", "Transpose", keys, perm=turn)
+    )
+    scores = at.helper("scores", "Mul", products, scale)
+    if at.attr("causal"):
+        scores = _causal(at, scores)
+    if mask and at.attr("bool_mask"):
+        never = at.constant("never", np.asarray(-np.inf, at.dtype))
+        scores = at.helper("masked", "Where", *mask, scores, never)
+    elif mask:
+        scores = at.helper("masked", "Add", scores, *mask)
+    weights = at.helper("shares", "Softmax", scores, axis=-1)
+    if mask and at.attr("bool_mask"):  # a query that sees nothing gets zeros, not 0 / 0
+        weights = at.helper("shown", "Where", *mask, weights, at.constant("zero", at.dtype.type(0)))
+    at.emit("MatMul", weights, values)
 
 
 def _matmul(at: Site) -> None:
@@ -160,6 +186,7 @@ def _interpolate(at: Site, scale: list[int]) -> None:
 LOWER: Mapping[str, Lowering] = MappingProxyType(
     {
         "attention": _attention,
+        "scaled_dot_product_attention": _sdpa,
         "matmul": _matmul,
         "einsum": _einsum,
         "mean": _reduction("ReduceMean", 18),

@@ -44,6 +44,16 @@ def _behind(at: Site) -> fx.Node:
     return at.constant(shut.triu(1))
 
 
+def _sdpa(at: Site) -> fx.Node:
+    return at.call(
+        functional.scaled_dot_product_attention,
+        *at.args[:3],
+        attn_mask=at.args[3] if len(at.args) > 3 else None,
+        is_causal=at.attr("causal"),
+        scale=at.attr("scale"),
+    )
+
+
 def _matmul(at: Site) -> fx.Node:
     return at.call(torch.matmul, *at.args)
 
@@ -90,6 +100,7 @@ def _upsample(at: Site) -> fx.Node:
 LOWER: Mapping[str, Lowering] = MappingProxyType(
     {
         "attention": _attention,
+        "scaled_dot_product_attention": _sdpa,
         "matmul": _matmul,
         "einsum": _einsum,
         "mean": _reduction(torch.mean),

@@ -67,8 +67,10 @@ def draw(graph: Graph, number: int, sample: Sample) -> tuple[Arrays, Arrays]:
         (type_,) = graph.node(name).types
         values = stream.standard_normal(type_.shape)
         values = np.abs(values) if sample.positive else values
-        if type_.dtype == "i64":  # an index: four rows are the fewest that a sample has
+        if type_.dtype in ("i64", "i32"):  # an index: four rows are the fewest that a sample has
             values = stream.integers(0, 4, type_.shape)
+        if type_.dtype == "bool":
+            values = stream.integers(0, 2, type_.shape)
         feeds[name] = np.asarray(values, numpy_dtype(type_.dtype))
     return feeds, weights
 

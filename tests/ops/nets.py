@@ -17,6 +17,9 @@ from archir.ops.infer import Instance, bind_attrs, instance
 from archir.ops.record import Op
 
 
+FLOATS = ("f32", "f16", "bf16", "f64")
+
+
 def net(body: str) -> Graph:
     """The graph of an arch with this body."""
     return load(Source("test.arch", f"arch test {{\n{body}\n}}\n"), STANDARD).graph
@@ -42,7 +45,9 @@ def compute(op: Op, k: Arithmetic, number: int, mode: Any = "eval") -> tuple[Any
     found = instance(op, attrs, sample.inputs)
     rng = np.random.Generator(np.random.PCG64([number, len(op.name)]))
     operands = tuple(
-        k.array(rng.integers(0, 4, shape(t))) if t.dtype == "i64" else draw(k, shape(t), rng)
+        draw(k, shape(t), rng)
+        if t.dtype in FLOATS
+        else k.array(rng.integers(0, 2 if t.dtype == "bool" else 4, shape(t)))
         for t in sample.inputs
     )
     if sample.positive:

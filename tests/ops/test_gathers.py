@@ -77,12 +77,12 @@ def passes(name: str, number: int, maps: Maps, mode: Any) -> bool:
 
 
 def _cases() -> list[tuple[str, int]]:
-    real = {
-        op.name: op
+    return [
+        (op.name, number)
         for op in STANDARD.values()
-        if all(t.dtype == "f32" for sample in op.samples for t in sample.inputs)
-    }
-    return [(name, i) for name, op in real.items() for i in range(len(op.samples))]
+        for number, sample in enumerate(op.samples)
+        if all(t.dtype == "f32" for t in sample.inputs)
+    ]
 
 
 @pytest.mark.parametrize(("name", "number"), _cases())
