@@ -9,10 +9,12 @@ from archir.diag import error
 from archir.ops import (
     activation,
     attend,
+    compare,
     conv,
     elementwise,
-    index,
+    functions,
     heads,
+    index,
     layout,
     norm,
     pool,
@@ -29,17 +31,19 @@ BUILTIN = (
     *norm.OPS,
     *activation.OPS,
     *elementwise.OPS,
+    *functions.OPS,
+    *compare.OPS,
     *pool.OPS,
     *resample.OPS,
     *shape.OPS,
     *layout.OPS,
     *index.OPS,
     *attend.OPS,
+    *heads.OPS,
     *reduce.OPS,
 )
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 
-    *heads.OPS,
 STANDARD = OpSet(BUILTIN)
 """The standard operator set."""
 

@@ -83,9 +83,13 @@ def _magnitude(k: Arithmetic, x: Array) -> Array:
 
 def _clip(k: Arithmetic, x: Array, low: float, high: float) -> Array:
     """The entry of [low, high] nearest to x: low + relu(x - low) - relu(x - high)."""
-    floor, top = k.number(low), k.number(high)
-    over = k.relu(k.subtract(x, top))
-    return k.subtract(k.add(k.relu(k.subtract(x, floor)), floor), over)
+    out = x
+    if low > -math.inf:
+        floor = k.number(low)
+        out = k.add(k.relu(k.subtract(x, floor)), floor)
+    if high < math.inf:
+        out = k.subtract(out, k.relu(k.subtract(x, k.number(high))))
+    return out
 
 
 def _leaky(k: Arithmetic, x: Array, slope: Any) -> Array:
@@ -146,6 +150,11 @@ def _hardtanh_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     if low >= high:
         message = f"`low` of `hardtanh`, {low:g}, is not below `high`, {high:g}"
         raise OpError("A114", message, attr="low")
+    if types[0].dtype in ("i64", "i32"):
+        part = next((b for b in (low, high) if math.isfinite(b) and not b.is_integer()), None)
+        if part is not None:
+            message = f"`hardtanh` of whole numbers has whole bounds, not {part:g} ({types[0]})"
+            raise OpError("A114", message, '`cast("f32")` makes numbers with fractions')
     return "x[...] -> [...]"
 
 
@@ -272,12 +281,21 @@ HARDSWISH = _activation(
 
 HARDTANH = _activation(
     "hardtanh",
-    "min(max(x, low), high).",
+    "min(max(x, low), high); a bound may be `-inf` or `inf`.",
     lambda k, x, a: _clip(k, x, _number(a, "low"), _number(a, "high")),
     signature=_hardtanh_signature,
-    attrs=(Attr("low", Kind.FLOAT, -1.0), Attr("high", Kind.FLOAT, 1.0)),
+    attrs=(
+        Attr("low", Kind.FLOAT, -1.0, unbounded=True),
+        Attr("high", Kind.FLOAT, 1.0, unbounded=True),
+    ),
     field=_BY_RELU,
-    samples=_with(low=-0.5, high=2.0),
+    samples=(
+        *_with(low=-0.5, high=2.0),
+        Sample((_t(3, 7),), {"low": -math.inf, "high": 0.5}),
+        Sample((_t(2, 3, 4),), {"low": 1e-6, "high": math.inf}),
+        Sample((TensorType("i64", (3, 5)),), {"low": 1.0, "high": 2.0}),
+        Sample((TensorType("i64", (3, 5)),), {"low": 2.0, "high": math.inf}),
+    ),
 )
 
 ABS = _activation(

@@ -150,9 +150,9 @@ class AxisClasses:
                 if axis.even:
                     self._average(node, axis, env)
         level = {t[-1] for axes in use.axes.operands for a in axes if a.even for t in a.terms}
-        for number in self.ops[node.op].divisors:
+        for number in self.ops[node.op].divided(node.attrs):
             for structure in self._values[node.inputs[number]]:
-                self._require(structure, "copies", f"`{node.op}` divides by it")
+                self._require(structure, "copies", f"`{node.op}` has no value where it is 0")
         summed = [n for n in counts if n not in held | level and not n.startswith("_")]
         for name in summed:
             if name in env:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -140,7 +141,7 @@ def _number(what: str, attr: Attr, value: object, kind: type) -> Any:
         raise OpError(
             "A114", f"{what} must be at least {attr.least:g}, got {_show(value)}", attr=attr.name
         )
-    if abs(value) > 2**31:
+    if not abs(value) <= (math.inf if attr.unbounded else 2**31):
         raise OpError("A114", f"{what} is out of range: {_show(value)}", attr=attr.name)
     return value
 

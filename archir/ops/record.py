@@ -73,13 +73,14 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """An attribute: its kind, default and least value."""
+    """An attribute: its kind, default and least value; ``unbounded`` if it may be infinite."""
 
     name: str
     kind: Kind
     default: Any = REQUIRED
     least: float | None = None
     doc: str = ""
+    unbounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Op:
     stay), ``rescale`` the attributes that are divided by r where each entry along a name, which
     is summed over, comes to stand r times. ``products`` are the multiply-accumulates of what is
     no weighted sum: products of axis names (``n t s d``), added up. ``divisors`` are the operands
-    that are divided by: no zeros may be brought there.
+    that have no value at 0, being divided by: no zeros may be brought there.
     """
 
     name: str
@@ -140,7 +141,7 @@ class Op:
     result_dtype: Callable[[Attrs, tuple[TensorType, ...]], str] | None = None
     stated: str | None = None
     products: Callable[[Attrs, tuple[TensorType, ...]], tuple[str, ...]] | None = None
-    divisors: tuple[int, ...] = ()
+    divisors: tuple[int, ...] | Callable[[Attrs], tuple[int, ...]] = ()
 
     def attr(self, name: str) -> Attr | None:
         """The attribute of a name, if the operator has it."""
@@ -156,6 +157,10 @@ class Op:
     def present(self, attrs: Attrs) -> list[Param]:
         """The parameters that a use with these attributes owns."""
         return [p for p in self.params if p.when is None or attrs[p.when]]
+
+    def divided(self, attrs: Attrs) -> tuple[int, ...]:
+        """The operands that a use with these attributes has no value of at 0."""
+        return self.divisors if isinstance(self.divisors, tuple) else self.divisors(attrs)
 
     def sign(self, attrs: Attrs, types: tuple[TensorType, ...]) -> str:
         """The signature of a use, as text."""

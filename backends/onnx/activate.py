@@ -37,7 +37,10 @@ def _scalar(at: Site, role: str, value: float) -> str:
 
 
 def _clip(at: Site, low: float, high: float) -> None:
-    at.emit("Clip", *at.args, _scalar(at, "low", low), _scalar(at, "high", high))
+    """A bound that is infinite is left out."""
+    bounds = {"low": low, "high": high}
+    names = [_scalar(at, n, b) if math.isfinite(b) else "" for n, b in bounds.items()]
+    at.emit("Clip", *at.args, *names)
 
 
 def _relu6(at: Site) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from archir.target import extended
 from archir.weights.store import numpy_dtype
 
-from . import activate, mixing, normalise, shapes
+from . import activate, functions, mixing, normalise, shapes
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -143,6 +143,7 @@ LOWER: Mapping[str, Lowering] = extended(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **functions.LOWER,
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,

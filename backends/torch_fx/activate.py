@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -49,6 +50,19 @@ def _gelu(at: Site) -> fx.Node:
     return at.stateless(nn.GELU(approximate=at.attr("approximate")))
 
 
+def _hardtanh(at: Site) -> fx.Node:
+    """A layer; whole numbers are clamped by whole ones, which cannot be infinite."""
+    low, high = at.attr("low"), at.attr("high")
+    if at.types[0].dtype not in ("i64", "i32"):
+        return at.stateless(nn.Hardtanh(low, high))
+    bounds = [int(b) if math.isfinite(b) else None for b in (low, high)]
+    return (
+        at.call(torch.clamp, *at.args, *bounds)
+        if any(b is not None for b in bounds)
+        else at.args[0]
+    )
+
+
 def _prelu(at: Site) -> fx.Node:
     if not at.whole:
         return at.call(functional.prelu, *at.args, at.param("weight"))
@@ -90,7 +104,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "mish": _module(nn.Mish),
         "hardsigmoid": _module(nn.Hardsigmoid),
         "hardswish": _module(nn.Hardswish),
-        "hardtanh": _module(nn.Hardtanh, "low", "high"),
+        "hardtanh": _hardtanh,
         "softmax": _module(nn.Softmax, "axis"),
         "log_softmax": _module(nn.LogSoftmax, "axis"),
         "abs": _single(torch.abs),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from archir.target import extended
 
-from . import activate, mixing, normalise, shapes
+from . import activate, functions, mixing, normalise, shapes
 from .frame import DTYPES, Site
 
 Lowering = Callable[[Site], fx.Node | tuple[fx.Node, ...]]
@@ -145,6 +145,7 @@ LOWER: Mapping[str, Lowering] = extended(
         "split": _split,
         "flatten": _flatten,
         **activate.LOWER,
+        **functions.LOWER,
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,

@@ -127,10 +127,10 @@ def check(backend: Backend, op: Op) -> int:
         wanted, _ = reference(graph, feeds, weights, "eval")
         found = backend.forward(graph, weights, feeds)
         assert len(found) == len(wanted)
-        for a, b in zip(wanted, found, strict=True):
+        for a, b, type_ in zip(wanted, found, graph.node("n").types, strict=True):
             assert agree(a, b), f"{op.name}, sample {number}: {sample}"
             assert a.any() or op.name == "null", "nothing was compared"
-            assert b.dtype == np.float32
+            assert b.dtype == numpy_dtype(type_.dtype)
     return len(op.samples)
 
 

@@ -95,7 +95,7 @@ def test_a_symbolic_batch_goes_through_every_operator() -> None:
             if any("N" in shape for shape in shapes):
                 dtypes = tuple(t.dtype for t in sample.inputs)
                 for type_ in symbolic(op.name, dict(sample.attrs), *shapes, dtypes=dtypes):
-                    assert str(type_).startswith("f32[N")
+                    assert type_.shape[0] == symbol("N")
                 seen.add(op.name)
     assert seen == set(STANDARD) - {"input", "constant", "parameter"}
 
