@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import torch
 from torch import fx
@@ -21,7 +21,11 @@ from .lowering import LOWER, UNSUPPORTED
 
 
 def lower(
-    graph: Graph, weights: Mapping[str, Array] | None = None, ops: OpSet = STANDARD
+    graph: Graph,
+    weights: Mapping[str, Array] | None = None,
+    ops: OpSet = STANDARD,
+    *,
+    copy: bool = True,
 ) -> fx.GraphModule:
     """Lower a network to a module whose ``state_dict`` keys are the parameter paths.
 
@@ -33,6 +37,7 @@ def lower(
         weights: An array for each parameter; the module gets copies. Without them the
             parameters are initialised with seed 0.
         ops: The operators.
+        copy: Whether the module gets memory of its own; without, it must not be trained.
 
     Raises:
         ArchirError: A501 or A502 (torch cannot run it), A611 or A612 (the weights do not fit),
@@ -41,7 +46,7 @@ def lower(
     if weights is None:
         return _module(graph, init_weights(graph, ops, 0), copy=False)
     check_weights(graph, weights)
-    return _module(graph, weights, copy=True)
+    return _module(graph, weights, copy=copy)
 
 
 def weights_of(module: torch.nn.Module, graph: Graph) -> Weights:
@@ -81,11 +86,16 @@ def runner(
     *,
     train: bool = False,
     values: Sequence[Value] | None = None,
+    rounded: Container[str] = (),
 ) -> Callable[[Mapping[str, Array]], list[Array]]:
-    """As :func:`forward`, for several feeds one after the other: the network is lowered once."""
+    """As :func:`forward`, for several feeds one after the other: the network is lowered once.
+
+    The results of nodes in ``rounded`` are rounded to float16, as a device that computes in
+    float16 hands them on.
+    """
     wanted = [o.value for o in graph.outputs] if values is None else list(values)
     check_weights(graph, weights, extra=True)
-    module = _module(graph, weights, copy=train, wanted=wanted).train(train)
+    module = _module(graph, weights, copy=train, wanted=wanted, rounded=rounded).train(train)
 
     def run(feeds: Mapping[str, Array]) -> list[Array]:
         with torch.inference_mode():
@@ -101,13 +111,19 @@ def _module(
     *,
     copy: bool,
     wanted: Sequence[Value] | None = None,
+    rounded: Container[str] = (),
 ) -> fx.GraphModule:
     with uncollected():
-        return _lowered(graph, weights, copy=copy, wanted=wanted)
+        return _lowered(graph, weights, copy=copy, wanted=wanted, rounded=rounded)
 
 
 def _lowered(
-    graph: Graph, weights: Mapping[str, Array], *, copy: bool, wanted: Sequence[Value] | None
+    graph: Graph,
+    weights: Mapping[str, Array],
+    *,
+    copy: bool,
+    wanted: Sequence[Value] | None,
+    rounded: Container[str],
 ) -> fx.GraphModule:
     tensors: dict[str, torch.Tensor] = {}
     for path, parameter in graph.parameters.items():
@@ -132,7 +148,10 @@ def _lowered(
         types = tuple(graph.type_of(value) for value in node.inputs)
         site = Site(frame, node, types, tuple(made[value] for value in node.inputs))
         found = LOWER[node.op](site)
+        frame.settle(node.name)
         calls = found if isinstance(found, tuple) else (found,)
+        if node.name in rounded:
+            calls = tuple(map(frame.rounded, calls, node.types))
         made.update({Value(node.name, port): call for port, call in enumerate(calls)})
     outputs = tuple(made[value] for value in results)
     frame.graph.output(outputs if len(outputs) > 1 else outputs[0])

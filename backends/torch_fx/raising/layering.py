@@ -1,0 +1,308 @@
+"""Layers of torch: convolutions, normalisation, pooling, resampling, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from archir.ir.graph import Value
+
+from .site import Site
+from .values import CannotRaiseError, Entry, Held
+
+Raise = Callable[[Site], Entry]
+
+ROLES = ("weight", "bias", "running_mean", "running_var")
+
+
+def _conv(at: Site) -> Entry:
+    x, weight = at.value("input"), at.entry("weight")
+    spatial = at.type(x).rank - 2
+    stride, dilation = at.ints("stride", spatial), at.ints("dilation", spatial)
+    held = isinstance(weight, Held)
+    operand = None if held else at.value("weight")
+    kernel = tuple(
+        int(str(size)) for size in (at.type(operand).shape if operand else _shape(weight))[2:]
+    )
+    given = at.args["padding"]
+    if isinstance(given, str):
+        padding, x = _named_padding(at, x, given, kernel, dilation)
+    else:
+        padding = at.ints("padding", spatial)
+    attrs = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": int(at.args["groups"]),
+    }
+    if operand is None:
+        params = {"weight": at.held("weight"), "bias": at.held("bias")}
+        out = _shape(weight)[0]
+        biased = params["bias"] is not None
+        return at.put("conv", x, params=params, out=out, kernel=kernel, bias=biased, **attrs)
+    operands = [x, operand, *_given(at, "bias")]
+    return at.put("dynamic_conv", *operands, **attrs)
+
+
+def _shape(entry: Entry) -> tuple[int, ...]:
+    assert isinstance(entry, Held)
+    return tuple(entry.tensor.shape)
+
+
+def _given(at: Site, *names: str) -> list[Value]:
+    return [at.value(name) for name in names if at.entry(name) is not None]
+
+
+def _named_padding(
+    at: Site, x: Value, given: str, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, ...], Value]:
+    """`valid` or `same`; where `same` is one more behind than before, a padding of its own."""
+    if given == "valid":
+        return (0,) * len(kernel), x
+    totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return tuple(total // 2 for total in totals), x
+    before = (0, 0, *(total // 2 for total in totals))
+    after = (0, 0, *(total - total // 2 for total in totals))
+    return (0,) * len(kernel), at.put("pad", x, before=before, after=after)
+
+
+def _conv_transpose(at: Site) -> Entry:
+    x, weight = at.value("input"), at.held("weight")
+    assert weight is not None
+    spatial, groups = at.type(x).rank - 2, int(at.args["groups"])
+    bias = at.held("bias")
+    return at.put(
+        "conv_transpose",
+        x,
+        params={"weight": weight, "bias": bias},
+        out=weight.tensor.shape[1] * groups,
+        kernel=tuple(weight.tensor.shape[2:]),
+        groups=groups,
+        bias=bias is not None,
+        **{n: at.ints(n, spatial) for n in ("stride", "padding", "output_padding", "dilation")},
+    )
+
+
+def _linear(at: Site) -> Entry:
+    x, weight = at.value("input"), at.entry("weight")
+    bias = at.entry("bias")
+    if isinstance(weight, Held) and (bias is None or isinstance(bias, Held)):
+        params = {"weight": weight, "bias": bias}
+        return at.put("linear", x, params=params, out=_shape(weight)[0], bias=bias is not None)
+    return at.put("dynamic_linear", x, at.value("weight"), *_given(at, "bias"))
+
+
+def _batch_norm(at: Site) -> Entry:
+    x = at.value("input")
+    entries = {role: at.entry(role) for role in ROLES}
+    held = all(entry is None or isinstance(entry, Held) for entry in entries.values())
+    training = bool(at.args["training"])
+    tracked = entries["running_mean"] is not None
+    eps, momentum = float(at.args["eps"]), at.args["momentum"]
+    affine = entries["weight"] is not None
+    frozen = not training and tracked and at.walk.train
+    if held and affine == (entries["bias"] is not None) and not frozen:
+        params: dict[str, Held | None] = {role: at.held(role) for role in ROLES}
+        if tracked:
+            params["num_batches_tracked"] = _counter(at, params["running_mean"])
+        return at.put(
+            "batch_norm",
+            x,
+            params=params,
+            eps=eps,
+            momentum=0.1 if momentum is None else float(momentum),
+            affine=affine,
+            track=tracked,
+        )
+    if training and tracked:
+        raise CannotRaiseError("its running statistics belong to tensors that are computed")
+    operands = _given(at, *ROLES)
+    return at.put(
+        "dynamic_batch_norm", x, *operands, eps=eps, affine=affine, track=tracked
+    )
+
+
+def _counter(at: Site, mean: Held | None) -> Held:
+    """The number of batches beside a running mean; a module without one gets zero."""
+    assert mean is not None
+    path = f"{mean.path.rpartition('.')[0]}.num_batches_tracked".lstrip(".")
+    state = at.walk.program.state_dict
+    if path not in state:
+        raise CannotRaiseError(f"there is no `{path}` beside its running statistics")
+    return Held(path, state[path], buffer=True)
+
+
+def _layer_norm(at: Site) -> Entry:
+    weight, bias = at.entry("weight"), at.entry("bias")
+    x = at.value("input")
+    axes = len(at.args["normalized_shape"])
+    params = {"weight": at.held("weight"), "bias": at.held("bias")}
+    return at.put(
+        "layer_norm",
+        x,
+        params=params,
+        axes=axes,
+        eps=float(at.args["eps"]),
+        affine=weight is not None,
+        bias=bias is not None,
+    )
+
+
+def _rms_norm(at: Site) -> Entry:
+    eps = at.args["eps"]
+    weight = at.held("weight")
+    return at.put(
+        "rms_norm",
+        at.value("input"),
+        params={"weight": weight},
+        axes=len(at.args["normalized_shape"]),
+        eps=2.0**-23 if eps is None else float(eps),
+        affine=weight is not None,
+    )
+
+
+def _group_norm(at: Site) -> Entry:
+    params = {"weight": at.held("weight"), "bias": at.held("bias")}
+    return at.put(
+        "group_norm",
+        at.value("input"),
+        params=params,
+        groups=int(at.args["num_groups"]),
+        eps=float(at.args["eps"]),
+        affine=params["weight"] is not None,
+    )
+
+
+def _instance_norm(at: Site) -> Entry:
+    if at.entry("running_mean") is not None:
+        raise CannotRaiseError("it keeps running statistics")
+    params = {"weight": at.held("weight"), "bias": at.held("bias")}
+    affine = params["weight"] is not None
+    return at.put(
+        "instance_norm", at.value("input"), params=params, eps=float(at.args["eps"]), affine=affine
+    )
+
+
+def _pool(op: str) -> Raise:
+    def raise_(at: Site) -> Entry:
+        x = at.value("self")
+        spatial = at.type(x).rank - 2
+        kernel = at.ints("kernel_size", spatial)
+        stride = at.ints("stride", spatial) if at.args["stride"] else kernel
+        attrs = {"kernel": kernel, "stride": stride, "padding": at.ints("padding", spatial)}
+        if op == "max_pool":
+            return at.put(
+                op,
+                x,
+                **attrs,
+                dilation=at.ints("dilation", spatial),
+                ceil_mode=bool(at.args["ceil_mode"]),
+            )
+        if at.args.get("divisor_override") is not None:
+            raise CannotRaiseError("it divides by a number of its own")
+        more = {"ceil_mode": True} if at.args["ceil_mode"] else {}
+        return at.put(op, x, **attrs, count_include_pad=bool(at.args["count_include_pad"]), **more)
+
+    return raise_
+
+
+def _adaptive(op: str) -> Raise:
+    def raise_(at: Site) -> Entry:
+        x = at.value("self")
+        size = at.ints("output_size", at.type(x).rank - 2)
+        return at.put(op, x, size=size)
+
+    return raise_
+
+
+def _local_response_norm(at: Site) -> Entry:
+    raise CannotRaiseError("it is not a single operator")
+
+
+def _attention(at: Site) -> Entry:
+    if at.args["dropout_p"]:
+        raise CannotRaiseError("it drops entries inside of the attention")
+    if at.args.get("enable_gqa"):
+        raise CannotRaiseError("its keys have fewer heads than its queries")
+    operands = [at.value(name) for name in ("query", "key", "value")]
+    operands += _given(at, "attn_mask")
+    attrs = {"causal": bool(at.args["is_causal"])}
+    scale = at.args["scale"]
+    if scale is not None:
+        attrs["scale"] = float(scale)
+    return at.put("scaled_dot_product_attention", *operands, **attrs)
+
+
+def _interpolate(mode: str) -> Raise:
+    def raise_(at: Site) -> Entry:
+        x = at.value("input")
+        out = at.result.shape[2:]
+        if any(not isinstance(size, int) for size in out):
+            raise CannotRaiseError("the size of its result is symbolic")
+        corners = bool(at.args.get("align_corners"))
+        scales = at.args.get("scale_factors")
+        old = at.type(x).shape[2:]
+        if scales is not None and mode in ("nearest", "bilinear"):
+            whole = [int(scale) for scale in scales]
+            fits = all(isinstance(o, int) and o * w == n for o, w, n in zip(old, whole, out, strict=True))
+            if fits and all(w == s for w, s in zip(whole, scales, strict=True)) and len(old) == 2:
+                return at.put(
+                    "upsample", x, scale=tuple(whole), mode=mode, align_corners=corners
+                )
+        if scales is not None:
+            raise CannotRaiseError("it scales by fractions")
+        return at.put("interpolate", x, size=out, mode=mode, align_corners=corners)
+
+    return raise_
+
+
+def _embedding(at: Site) -> Entry:
+    weight = at.held("weight")
+    assert weight is not None
+    num, dim = weight.tensor.shape
+    return at.put("embedding", at.value("indices"), params={"weight": weight}, num=num, dim=dim)
+
+
+def _unfold(at: Site) -> Entry:
+    names = (("kernel_size", "kernel"), ("stride", "stride"), ("padding", "padding"))
+    attrs = {new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))}
+    return at.put("unfold", at.value("self"), **attrs)
+
+
+def _fold(at: Site) -> Entry:
+    names = (("kernel_size", "kernel"), ("stride", "stride"), ("padding", "padding"))
+    attrs = {new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))}
+    return at.put("fold", at.value("self"), size=at.ints("output_size", 2), **attrs)
+
+
+FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
+    {
+        **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
+        **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
+        "linear": _linear,
+        "batch_norm": _batch_norm,
+        "layer_norm": _layer_norm,
+        "rms_norm": _rms_norm,
+        "group_norm": _group_norm,
+        "instance_norm": _instance_norm,
+        **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _pool("max_pool")),
+        **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _pool("avg_pool")),
+        **dict.fromkeys(
+            ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+            _adaptive("adaptive_avg_pool"),
+        ),
+        **dict.fromkeys(
+            ("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+            _adaptive("adaptive_max_pool"),
+        ),
+        "scaled_dot_product_attention": _attention,
+        "upsample_nearest2d": _interpolate("nearest"),
+        "upsample_bilinear2d": _interpolate("bilinear"),
+        "upsample_bicubic2d": _interpolate("bicubic"),
+        "embedding": _embedding,
+        "im2col": _unfold,
+        "col2im": _fold,
+    }
+)
+"""How these operators of torch are raised."""
