@@ -10,7 +10,7 @@ import numpy as np
 from archir.target import extended
 from archir.weights.store import numpy_dtype
 
-from . import activate, functions, mixing, normalise, shapes
+from . import activate, dynamic, functions, mixing, normalise, shapes
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -147,6 +147,7 @@ LOWER: Mapping[str, Lowering] = extended(
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,
+        **dynamic.LOWER,
     },
 )
 """The operators that can be written."""

@@ -14,7 +14,7 @@ Lowering = Callable[[Site], None]
 
 def _batch_norm(at: Site) -> None:
     if not at.attr("track"):
-        _by_batch(at)
+        by_batch(at, at.param("weight"), at.param("bias"))
         return
     channels = at.types[0].shape[1]
     assert isinstance(channels, int)
@@ -25,25 +25,28 @@ def _batch_norm(at: Site) -> None:
     at.emit("BatchNormalization", *at.args, scale, shift, *statistics, epsilon=at.attr("eps"))
 
 
-def _by_batch(at: Site) -> None:
+def by_batch(at: Site, scale: str | None, shift: str | None) -> None:
     """Without running statistics those of the batch serve, which BatchNormalization leaves out."""
     axes = [0, *range(2, at.rank)]
-    centred = at.helper("centred", "Sub", *at.args, _mean(at, "mean", at.args[0], axes))
+    centred = at.helper("centred", "Sub", at.args[0], _mean(at, "mean", at.args[0], axes))
     squares = at.helper("squares", "Mul", centred, centred)
     eps = at.constant("eps", np.asarray(at.attr("eps"), at.dtype))
     raised = at.helper("raised", "Add", _mean(at, "variance", squares, axes), eps)
     deviation = at.helper("deviation", "Sqrt", raised)
-    affine = at.params("weight", "bias")
-    if not affine:
+    steps = [
+        (op, role, x) for op, role, x in (("Mul", "scale", scale), ("Add", "shift", shift)) if x
+    ]
+    if not steps:
         at.emit("Div", centred, deviation)
         return
     shape = at.constant("shape", np.asarray([-1] + [1] * (at.rank - 2), np.int64))
-    scale, shift = (
-        at.helper(role, "Reshape", path, shape)
-        for role, path in zip(("scale", "shift"), affine, strict=True)
-    )
-    normal = at.helper("normal", "Div", centred, deviation)
-    at.emit("Add", at.helper("scaled", "Mul", normal, scale), shift)
+    made = at.helper("normal", "Div", centred, deviation)
+    for number, (op, role, name) in enumerate(steps, 1):
+        values = at.helper(role, "Reshape", name, shape)
+        if number == len(steps):
+            at.emit(op, made, values)
+        else:
+            made = at.helper("scaled", op, made, values)
 
 
 def _mean(at: Site, role: str, value: str, axes: list[int]) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from archir.target import extended
 
-from . import activate, functions, mixing, normalise, shapes
+from . import activate, dynamic, functions, mixing, normalise, shapes
 from .frame import DTYPES, Site
 
 Lowering = Callable[[Site], fx.Node | tuple[fx.Node, ...]]
@@ -149,6 +149,7 @@ LOWER: Mapping[str, Lowering] = extended(
         **shapes.LOWER,
         **mixing.LOWER,
         **normalise.LOWER,
+        **dynamic.LOWER,
     },
 )
 """The operators that torch runs."""
