@@ -16,7 +16,6 @@ from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import Instance, bind_attrs, instance
 from archir.ops.record import Op
 
-
 FLOATS = ("f32", "f16", "bf16", "f64")
 
 
