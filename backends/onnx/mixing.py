@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from archir.ir.dims import product
 from archir.ops.arithmetic import Array
 from archir.ops.resample import averages, interpolation, shares
 
-from .frame import Site, tensor
+from .frame import DTYPES, Site, tensor
 from .shapes import whole
 
 Lowering = Callable[[Site], None]
@@ -89,6 +90,55 @@ def _reduction(op: str, since: int) -> Lowering:
             at.emit(op, *at.args, axes=axes, keepdims=keep)
         else:
             at.emit(op, *at.args, whole(at, "axes", *axes), keepdims=keep)
+
+    return lowering
+
+
+def _extreme(op: str) -> Lowering:
+    """True and false are compared as whole numbers: as such only opset 20 has them."""
+    plain = _reduction(op, 18)
+
+    def lowering(at: Site) -> None:
+        axes, keep = at.ints("axes"), int(at.attr("keep"))
+        if not axes or at.types[0].dtype != "bool":
+            plain(at)
+            return
+        x = at.helper("numbers", "Cast", *at.args, to=DTYPES["i32"])
+        at.emit("Cast", _reduce(at, "extreme", op, x, axes, keep), to=DTYPES["bool"])
+
+    return lowering
+
+
+def _reduce(at: Site, role: str, op: str, x: str, axes: list[int], keep: int) -> str:
+    """A reduction on the way to the result, of an operator whose axes are an input since 18."""
+    if at.frame.opset < 18:
+        return at.helper(role, op, x, axes=axes, keepdims=keep)
+    return at.helper(role, op, x, whole(at, f"{role}_axes", *axes), keepdims=keep)
+
+
+def _spread(*, root: bool) -> Lowering:
+    def lowering(at: Site) -> None:
+        axes, keep, correction = at.ints("axes"), int(at.attr("keep")), at.attr("correction")
+        away = at.helper(
+            "away", "Sub", *at.args, _reduce(at, "mean", "ReduceMean", at.args[0], axes, 1)
+        )
+        squares = at.helper("squares", "Mul", away, away)
+        spread = _reduce(at, "spread", "ReduceMean", squares, axes, keep)
+        if correction:
+            sizes = [at.types[0].shape[axis] for axis in axes]
+            count = product(sizes)
+            if not isinstance(count, int):
+                raise at.refuse(f"it divides by {count} - {correction}, a symbolic number")
+            share = at.constant("share", np.asarray(count / (count - correction), at.dtype))
+            spread = at.helper("corrected", "Mul", spread, share)
+        at.emit("Sqrt" if root else "Identity", spread)
+
+    return lowering
+
+
+def _place(op: str) -> Lowering:
+    def lowering(at: Site) -> None:
+        at.emit(op, *at.args, axis=at.attr("axis"), keepdims=int(at.attr("keep")))
 
     return lowering
 
@@ -191,7 +241,14 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "einsum": _einsum,
         "mean": _reduction("ReduceMean", 18),
         "sum": _reduction("ReduceSum", 13),
-        "max": _reduction("ReduceMax", 18),
+        "prod": _reduction("ReduceProd", 18),
+        "max": _extreme("ReduceMax"),
+        "min": _extreme("ReduceMin"),
+        "var": _spread(root=False),
+        "std": _spread(root=True),
+        "l2_norm": _reduction("ReduceL2", 18),
+        "argmax": _place("ArgMax"),
+        "argmin": _place("ArgMin"),
         "adaptive_avg_pool": _adaptive_avg_pool,
         "adaptive_max_pool": _adaptive_max_pool,
         "upsample": _upsample,

@@ -71,6 +71,33 @@ def _reduction(function: Callable[..., torch.Tensor]) -> Lowering:
     return lowering
 
 
+def _spread(function: Callable[..., torch.Tensor]) -> Lowering:
+    def lowering(at: Site) -> fx.Node:
+        more = {"correction": at.attr("correction"), "keepdim": at.attr("keep")}
+        return at.call(function, *at.args, at.ints("axes"), **more)
+
+    return lowering
+
+
+def _prod(at: Site) -> fx.Node:
+    """One axis after the other, the last first: torch multiplies along one at a time."""
+    out = at.args[0]
+    for axis in sorted(at.ints("axes"), reverse=True):
+        out = at.call(torch.prod, out, axis, at.attr("keep"))
+    return out
+
+
+def _l2_norm(at: Site) -> fx.Node:
+    return at.call(torch.linalg.vector_norm, *at.args, 2, at.ints("axes"), at.attr("keep"))
+
+
+def _place(function: Callable[..., torch.Tensor]) -> Lowering:
+    def lowering(at: Site) -> fx.Node:
+        return at.call(function, *at.args, at.attr("axis"), at.attr("keep"))
+
+    return lowering
+
+
 def _adaptive_avg_pool(at: Site) -> fx.Node:
     layers: tuple[Callable[..., nn.Module], ...] = (
         nn.AdaptiveAvgPool1d,
@@ -105,7 +132,14 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "einsum": _einsum,
         "mean": _reduction(torch.mean),
         "sum": _reduction(torch.sum),
+        "prod": _prod,
         "max": _reduction(torch.amax),
+        "min": _reduction(torch.amin),
+        "var": _spread(torch.var),
+        "std": _spread(torch.std),
+        "l2_norm": _l2_norm,
+        "argmax": _place(torch.argmax),
+        "argmin": _place(torch.argmin),
         "adaptive_avg_pool": _adaptive_avg_pool,
         "adaptive_max_pool": _adaptive_max_pool,
         "upsample": _upsample,
