@@ -13,9 +13,12 @@ from archir import __version__
 from archir.cli.common import interrupted, misused
 
 VERBS = (
-    "new", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo", "lineage",
+    "new", "import", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo", "lineage",
     "prove", "verify", "explain", "train", "eval", "export", "doctor", "tour",
 )  # fmt: skip
+
+MODULES = {"eval": "evaluate", "import": "import_"}
+"""The modules of verbs that are words of Python."""
 
 
 class Verbs(click.Group):
@@ -27,7 +30,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        module = importlib.import_module(f"archir.cli.{name.replace('eval', 'evaluate')}")
+        module = importlib.import_module(f"archir.cli.{MODULES.get(name, name)}")
         found: click.Command = module.command
         return found
 

@@ -46,6 +46,46 @@ CODES: dict[str, Code] = {
         "A device was asked for explicitly and the backend cannot use it here. `auto` takes what "
         "there is.",
     ),
+    "A520": Code(
+        "no such source",
+        "A network is imported from torchvision:NAME[@WEIGHTS], timm:NAME[@TAG], file.py:factory, "
+        "net.pt2 or net.onnx; the message says what is not known.",
+    ),
+    "A521": Code(
+        "a module that cannot be captured",
+        "torch.export follows a module's code with a symbolic batch. Code that looks at the values "
+        "of tensors, or at the size of the batch, has no single program; the message names the "
+        "line.",
+    ),
+    "A522": Code(
+        "a program that cannot be raised",
+        "The captured program uses an operator of torch in a way that archir has no words for. The "
+        "message names the call, the module that makes it and the line of its code.",
+    ),
+    "A523": Code(
+        "an import that is not exact",
+        "An imported network must give the very same numbers as its source in eval mode, on the "
+        "CPU, in float32. This one does not, so it is not written.",
+    ),
+    "A524": Code(
+        "auxiliary heads",
+        "The network has outputs in training that it has not in eval mode. `--aux` keeps them as "
+        "outputs in both modes, `--aux drop` leaves them out.",
+    ),
+    "A525": Code(
+        "a Python file that gives no module",
+        "`file.py:factory` runs the file and calls the function without arguments; it returns a "
+        "torch.nn.Module, or a module and an example input.",
+    ),
+    "A526": Code(
+        "no exported program",
+        "A .pt2 file is what torch.export.save writes: a zip archive with a program in it. Pickles "
+        "are not read.",
+    ),
+    "A527": Code(
+        "weights that cannot be fetched",
+        "Trained weights of torchvision and timm are downloaded by these packages, which failed.",
+    ),
     "A600": Code(
         "the network has no weights",
         "The command computes with weights, and there are none beside the text. `archir train` and "

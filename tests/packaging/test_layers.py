@@ -16,7 +16,7 @@ LAYERS = [
     ["archir.rewrite"],
     ["archir.proof"],
     ["archir.target"],
-    ["archir.api", "archir.past", "archir.refitting"],
+    ["archir.api", "archir.cleaning", "archir.importing", "archir.past", "archir.refitting"],
     ["archir.rewrites"],
     ["archir.backends"],
     ["archir.train"],

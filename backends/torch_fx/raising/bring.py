@@ -77,9 +77,7 @@ def bring(source: Source, options: ImportOptions) -> Imported:
     raise failures[-1]
 
 
-def _candidate(
-    source: Source, options: ImportOptions, outputs: int, *, train: bool
-) -> _Candidate:
+def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: bool) -> _Candidate:
     program = source.program
     if program is None:
         program = _captured(source, train=train)

@@ -118,9 +118,7 @@ def _batch_norm(at: Site) -> Entry:
     if training and tracked:
         raise CannotRaiseError("its running statistics belong to tensors that are computed")
     operands = _given(at, *ROLES)
-    return at.put(
-        "dynamic_batch_norm", x, *operands, eps=eps, affine=affine, track=tracked
-    )
+    return at.put("dynamic_batch_norm", x, *operands, eps=eps, affine=affine, track=tracked)
 
 
 def _counter(at: Site, mean: Held | None) -> Held:
@@ -245,11 +243,11 @@ def _interpolate(mode: str) -> Raise:
         old = at.type(x).shape[2:]
         if scales is not None and mode in ("nearest", "bilinear"):
             whole = [int(scale) for scale in scales]
-            fits = all(isinstance(o, int) and o * w == n for o, w, n in zip(old, whole, out, strict=True))
+            fits = all(
+                isinstance(o, int) and o * w == n for o, w, n in zip(old, whole, out, strict=True)
+            )
             if fits and all(w == s for w, s in zip(whole, scales, strict=True)) and len(old) == 2:
-                return at.put(
-                    "upsample", x, scale=tuple(whole), mode=mode, align_corners=corners
-                )
+                return at.put("upsample", x, scale=tuple(whole), mode=mode, align_corners=corners)
         if scales is not None:
             raise CannotRaiseError("it scales by fractions")
         return at.put("interpolate", x, size=out, mode=mode, align_corners=corners)
@@ -279,7 +277,9 @@ def _fold(at: Site) -> Entry:
 FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
     {
         **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
-        **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
+        **dict.fromkeys(
+            ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose
+        ),
         "linear": _linear,
         "batch_norm": _batch_norm,
         "layer_norm": _layer_norm,

@@ -199,7 +199,9 @@ def _called(file: Path, factory: str) -> Any:
         raise
     except Exception as reason:  # the user's code
         text = " ".join(str(reason).split())[:200]
-        raise error("A525", f"the code of {file} fails: {type(reason).__name__}: {text}") from reason
+        raise error(
+            "A525", f"the code of {file} fails: {type(reason).__name__}: {text}"
+        ) from reason
     finally:
         sys.path.remove(str(file.parent.resolve()))
 

@@ -209,9 +209,7 @@ class Walk:
                 if wanted != got:
                     raise CannotRaiseError(f"torch makes {wanted} of it, archir {got}")
 
-    def _mutated(
-        self, node: fx.Node, result: Entry, place: Mapping[fx.Node, int]
-    ) -> None:
+    def _mutated(self, node: fx.Node, result: Entry, place: Mapping[fx.Node, int]) -> None:
         """What is overwritten is from here on the result."""
         old = node.args[0]
         assert isinstance(old, fx.Node)
@@ -247,9 +245,7 @@ class Walk:
         lines = [x.strip() for x in (node.meta.get("stack_trace") or "").splitlines() if x.strip()]
         code = f"\n    {lines[-2]}\n    {lines[-1]}" if len(lines) > 1 else ""
         at = f" in `{where}`" if where else ""
-        return error(
-            "A522", f"{self.name} calls `{node.target}`{at}: {reason}{code}", node=where
-        )
+        return error("A522", f"{self.name} calls `{node.target}`{at}: {reason}{code}", node=where)
 
     # --- making nodes -----------------------------------------------------------------
 
@@ -327,9 +323,7 @@ class Walk:
         for key, node in kept.items():
             used.update({Value(key, p): Value(names[key], p) for p in range(len(node.types))})
             inputs = tuple(used[value] for value in node.inputs)
-            builder.add(
-                Node(names[key], node.op, node.attrs, inputs, node.params, node.types)
-            )
+            builder.add(Node(names[key], node.op, node.attrs, inputs, node.params, node.types))
         builder.inputs = [names[key] for key in self.inputs]
         outputs: list[tuple[str, Value]] = []
         for result in results[:count]:
