@@ -23,6 +23,7 @@ from archir.ops import (
     resample,
     shape,
     source,
+    spread,
 )
 from archir.ops.record import OpSet
 
@@ -43,6 +44,7 @@ BUILTIN = (
     *attend.OPS,
     *heads.OPS,
     *reduce.OPS,
+    *spread.OPS,
 )
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from archir.ir.dims import Dim, Size
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
+from archir.ops.functions import fractional
 from archir.ops.infer import OpError
 from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Reference, Sample
 
@@ -41,6 +42,11 @@ def _quotient_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     return broadcast_signature(attrs, types)
 
 
+def _addcmul_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    fractional("addcmul", types)
+    return broadcast_signature(attrs, types)
+
+
 def _folded(operation: Callable[[Arithmetic], Callable[[Array, Array], Array]]) -> Reference:
     def reference(
         k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
@@ -48,6 +54,15 @@ def _folded(operation: Callable[[Arithmetic], Callable[[Array, Array], Array]]) 
         return (reduce(operation(k), x),)
 
     return reference
+
+
+def _addcmul(
+    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
+) -> tuple[Array, ...]:
+    value = a["value"]
+    assert isinstance(value, float)
+    product = k.multiply(x[1], x[2])
+    return (k.add(x[0], product if value == 1 else k.multiply(product, k.number(value))),)
 
 
 def _random(
@@ -153,6 +168,19 @@ DIV = Op(
     ),
 )
 
+ADDCMUL = Op(
+    name="addcmul",
+    doc="x + value * y * z in one step, which rounds less; an axis of extent 1 stretches.",
+    signature=_addcmul_signature,
+    operands=(3, 3),
+    attrs=(Attr("value", Kind.FLOAT, 1.0),),
+    reference=_addcmul,
+    samples=(
+        Sample((_t(2, 3, 4, 5), _t(2, 3, 4, 5), _t(2, 3, 4, 5))),
+        Sample((_t(3, 1), _t(2, 3, 4), _t(4)), {"value": -0.5}),
+    ),
+)
+
 DROPOUT = Op(
     name="dropout",
     doc="Zeroes entries with probability p in training, and scales the rest by 1/(1-p).",
@@ -194,4 +222,4 @@ NULL = Op(
     ),
 )
 
-OPS = (ADD, SUB, MUL, DIV, DROPOUT, STOCHASTIC_DEPTH, NULL)
+OPS = (ADD, SUB, MUL, DIV, ADDCMUL, DROPOUT, STOCHASTIC_DEPTH, NULL)

@@ -108,6 +108,14 @@ def _mish(at: Site) -> None:
     at.emit("Mul", *at.args, at.helper("tanh", "Tanh", inner))
 
 
+def _addcmul(at: Site) -> None:
+    x, *factors = at.args
+    product = at.helper("product", "Mul", *factors)
+    if at.attr("value") != 1:
+        product = at.helper("scaled", "Mul", product, _scalar(at, "value", at.attr("value")))
+    at.emit("Add", x, product)
+
+
 def _dropout(at: Site) -> None:
     # It passes everything on when it is not training; kept so that readers see it.
     ratio = at.constant("ratio", np.asarray(at.attr("p"), at.dtype))
@@ -143,6 +151,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "sub": _chain("Sub"),
         "mul": _chain("Mul"),
         "div": _chain("Div"),
+        "addcmul": _addcmul,
         "dropout": _dropout,
         "stochastic_depth": _plain("Identity"),
     }

@@ -142,6 +142,47 @@ def _roll(at: Site) -> None:
     at.emit("Concat", *parts, axis=axis)
 
 
+def _tile(at: Site) -> None:
+    (x,) = at.args
+    repeats = at.ints("repeats")
+    new = len(repeats) - at.rank
+    if new:
+        x = at.helper("aligned", "Unsqueeze", x, whole(at, "axes", *range(new)))
+    at.emit("Tile", x, whole(at, "repeats", *repeats))
+
+
+def _repeat_interleave(at: Site) -> None:
+    """The number of each entry so many times; an open extent is filled in by a Reshape."""
+    times, axis = at.attr("repeats"), at.attr("axis")
+    extent, behind = at.types[0].shape[axis], at.node.types[0].shape[axis + 1 :]
+    if isinstance(extent, int):
+        sources = [j for j in range(extent) for _ in range(times)]
+        at.emit("Gather", *at.args, whole(at, "sources", *sources), axis=axis)
+        return
+    sizes = [size for size in behind if isinstance(size, int)]
+    if len(sizes) < len(behind):
+        raise at.refuse(f"behind the symbolic extent {extent} there is another")
+    apart = at.helper("apart", "Unsqueeze", *at.args, whole(at, "axes", axis + 1))
+    copies = [times if j == axis + 1 else 1 for j in range(at.rank + 1)]
+    copied = at.helper("copied", "Tile", apart, whole(at, "copies", *copies))
+    at.emit("Reshape", copied, whole(at, "shape", *[0] * axis, -1, *sizes))
+
+
+def _flip(at: Site) -> None:
+    axes = at.ints("axes")
+    if not axes:
+        at.emit("Identity", *at.args)
+        return
+    values = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": 0, "steps": -1}
+    rows = {role: axes if role == "axes" else [value] * len(axes) for role, value in values.items()}
+    at.emit("Slice", *at.args, *(whole(at, role, *row) for role, row in rows.items()))
+
+
+def _cumsum(at: Site) -> None:
+    axis = at.constant("axis", np.asarray(at.attr("axis"), np.int64))
+    at.emit("CumSum", *at.args, axis)
+
+
 def _gather(at: Site) -> None:
     at.emit("Gather", *at.args, axis=at.attr("axis"))
 
@@ -177,6 +218,10 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "expand": _expand,
         "pad": _pad,
         "roll": _roll,
+        "tile": _tile,
+        "repeat_interleave": _repeat_interleave,
+        "flip": _flip,
+        "cumsum": _cumsum,
         "gather": _gather,
         "embedding": _embedding,
         "null": _null,

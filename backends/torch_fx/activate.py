@@ -71,6 +71,10 @@ def _prelu(at: Site) -> fx.Node:
     return at.layer(nn.PReLU(channels, device="meta"))
 
 
+def _addcmul(at: Site) -> fx.Node:
+    return at.call(torch.addcmul, *at.args, value=at.attr("value"))
+
+
 def _dropout(at: Site) -> fx.Node:
     return at.stateless(nn.Dropout(_probability(at)))
 
@@ -115,6 +119,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "sub": _function(operator.sub),
         "mul": _function(operator.mul),
         "div": _function(operator.truediv),
+        "addcmul": _addcmul,
         "dropout": _dropout,
         "stochastic_depth": _stochastic_depth,
     }

@@ -106,6 +106,22 @@ def _roll(at: Site) -> fx.Node:
     return at.call(torch.roll, *at.args, at.attr("shift"), at.attr("axis"))
 
 
+def _tile(at: Site) -> fx.Node:
+    return at.frame.graph.call_method("repeat", (*at.args, *at.ints("repeats")))
+
+
+def _repeat_interleave(at: Site) -> fx.Node:
+    return at.call(torch.repeat_interleave, *at.args, at.attr("repeats"), at.attr("axis"))
+
+
+def _flip(at: Site) -> fx.Node:
+    return at.call(torch.flip, *at.args, at.ints("axes"))
+
+
+def _cumsum(at: Site) -> fx.Node:
+    return at.call(torch.cumsum, *at.args, at.attr("axis"))
+
+
 def _gather(at: Site) -> fx.Node:
     x, index = at.args
     axis, places = at.attr("axis"), at.types[1].rank
@@ -142,6 +158,10 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "expand": _expand,
         "pad": _pad,
         "roll": _roll,
+        "tile": _tile,
+        "repeat_interleave": _repeat_interleave,
+        "flip": _flip,
+        "cumsum": _cumsum,
         "gather": _gather,
         "embedding": _embedding,
         "null": _null,
