@@ -172,6 +172,28 @@ CODES: dict[str, Code] = {
         "Training and evaluation take networks with one input, one output of logits [N, classes], "
         "and at least one parameter.",
     ),
+    "A626": Code(
+        "a checkpoint that cannot be read",
+        "`archir weights load` reads safetensors files and files of `torch.save`. The file is of "
+        "another kind, cut short, damaged, or an archive that torch.save does not write.",
+    ),
+    "A627": Code(
+        "a checkpoint with more than tensors in it",
+        "A pickle may call any code. One that names more than tensors, mappings and numbers is "
+        "refused before anything of it is run. Where you trust the file, load it with torch and "
+        "save the state_dict alone.",
+    ),
+    "A628": Code(
+        "which state dict is meant is not clear",
+        "The file holds several mappings of tensors (a network and its running average, say), or "
+        "none of the name that was given. `--entry NAME` takes one.",
+    ),
+    "A629": Code(
+        "a key map that does not work",
+        "A line of a key map is `REGEX=REPLACEMENT`: what the expression finds in a key is "
+        "replaced. It is malformed, two keys become one, or the keys would fit behind several "
+        "prefixes; `--map '^prefix\\.='` takes one away.",
+    ),
     "A630": Code(
         "no such device",
         "A device that is named must be there: `cpu`, `cuda` or `cuda:i`. `auto` takes the first "
@@ -190,6 +212,23 @@ CODES: dict[str, Code] = {
         "the device has no memory left",
         "Images, network and activations did not fit into the memory of the device. A smaller "
         "batch needs less; `--device cpu` uses the machine's memory.",
+    ),
+    "A634": Code(
+        "the checkpoint does not fit the network",
+        "Tensors are missing, or have another shape or element type. The report lists them side "
+        "by side. `--map` renames keys, `--match shape` pairs what names do not, `--replace-head` "
+        "and `--fresh` draw layers anew, `--partial` draws what is missing. Nothing was written.",
+    ),
+    "A635": Code(
+        "positions that cannot be resampled",
+        "`--interpolate` resamples a table of positions for another input size. That needs one "
+        "axis that differs, which is a square grid on both sides, behind up to eight rows that "
+        "stay as they are.",
+    ),
+    "A636": Code(
+        "a value beyond the element type",
+        "Floats are rounded to the element type of the network's parameter, whole numbers are "
+        "kept; a value of the checkpoint is too large for it.",
     ),
     "A640": Code(
         "operators of a package cannot be used",

@@ -29,7 +29,7 @@ VERSION = 1
 MAX_DEPTH = 32
 """How deep the values of a certificate may nest."""
 REPLAYED = ("init", "rewrite", "undo")
-ATTESTED = ("given", "import", "train", "calibrate")
+ATTESTED = ("given", "import", "load", "train", "calibrate")
 
 
 def text_hash(text: str) -> str:

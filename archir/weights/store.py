@@ -108,7 +108,7 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[Weights, dict[str, str]]
     except OSError as reason:
         raise error("A601", f"cannot read {path}: {reason.strerror or reason}") from reason
     except SafetensorError as reason:
-        raise _malformed(path, head, str(reason)) from reason
+        raise malformed(path, head, str(reason)) from reason
     except (KeyError, TypeError, AttributeError, ImportError) as reason:
         raise error(
             "A613", f"{path} holds a tensor of an element type that archir has no use for: {reason}"
@@ -119,15 +119,21 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[Weights, dict[str, str]]
     return dict(found), _metadata(path, stored.get(_KEY))
 
 
-def _malformed(path: Path, head: bytes, reason: str) -> ArchirError:
+def malformed(path: Path, head: bytes, reason: str) -> ArchirError:
+    """The diagnostic for a file that is no whole safetensors file; ``head`` is how it begins."""
     if not head:
         return error("A610", f"{path} is empty")
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            return error("A610", f"{path} is no safetensors file but {what}")
+    what = foreign(head)
+    if what:
+        return error("A610", f"{path} is no safetensors file but {what}")
     reason = reason.removeprefix("Error while deserializing header: ")
     hint = "the file is cut short; copy or download it again" if "incomplete" in reason else ""
     return error("A610", f"{path} is no whole safetensors file: {reason}", hint=hint)
+
+
+def foreign(head: bytes) -> str:
+    """What a file of another kind is, by its first bytes; empty where that is not known."""
+    return next((what for magic, what in _FOREIGN if head.startswith(magic)), "")
 
 
 def _metadata(path: Path, text: str | None) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The torch backend: a network as a ``torch.fx`` module."""
 
+from .checkpoint import read_checkpoint as read_checkpoint
+from .checkpoint import resample as resample
 from .lowering import LOWER as LOWER
 from .lowering import UNSUPPORTED as UNSUPPORTED
 from .module import forward as forward
