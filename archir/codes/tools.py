@@ -34,7 +34,10 @@ CODES: dict[str, Code] = {
     "A506": Code(
         "the exported file does not compute what the network computes",
         "Before an exported file is put in place it is run and compared with the network. The "
-        "outputs differ by more than the stated bound, or are not finite; nothing was written.",
+        "outputs differ by more than the stated bound, or are not finite; nothing was written. "
+        "Both were then run layer by layer: the message names the first layer that differs, how "
+        "far its value is off, and how far its operands were. A small drift before it and a large "
+        "one at it points to the lowering of that layer, or to a kernel of ONNX Runtime.",
     ),
     "A507": Code(
         "the exported file cannot be run",
@@ -85,6 +88,39 @@ CODES: dict[str, Code] = {
     "A527": Code(
         "weights that cannot be fetched",
         "Trained weights of torchvision and timm are downloaded by these packages, which failed.",
+    ),
+    "A545": Code(
+        "no such execution provider",
+        "`--provider` takes `auto`, `cpu`, `cuda` and the other execution providers that ONNX "
+        "Runtime knows, by their short names; the hint lists them.",
+    ),
+    "A546": Code(
+        "not everything ran on the provider that was asked for",
+        "With `--strict-provider` a file is put in place only if all of its nodes ran on the "
+        "provider that `--provider` names. Without it they may fall back to the CPU, and the "
+        "report says which did. Shape arithmetic often runs on the CPU beside a GPU.",
+    ),
+    "A547": Code(
+        "the network's own outputs are not finite",
+        "A file is compared with its network on random inputs. Where the network itself gives NaN "
+        "or infinities there is nothing to compare with. The message names a weight that is NaN, "
+        "or the first layer whose value is not finite. Nothing was written.",
+    ),
+    "A548": Code(
+        "the network cannot have this batch",
+        "`--batches` names batch sizes that the network does not allow: its batch is a fixed "
+        "number, or other sizes are quotients of it and would not be whole.",
+    ),
+    "A549": Code(
+        "no such layer to keep in float32",
+        "`--keep` takes the path of a node, of a block, or a glob, and this one fits nothing.",
+    ),
+    "A550": Code(
+        "float16 is too coarse for the network",
+        "With `--precision fp16` the network is also run with every value that the file holds in "
+        "float16 rounded to it, as a GPU computes; ONNX Runtime's CPU computes most operators in "
+        "float32 and does not show it. The outputs differ by more than the stated bound, or a "
+        "value is beyond float16's 65,504. `--keep PATH` leaves layers in float32.",
     ),
     "A600": Code(
         "the network has no weights",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Array
 from archir.weights.store import numpy_dtype
+
+from .precision import FULL, Precision
 
 DTYPES = {
     "f32": TensorProto.FLOAT,
@@ -48,6 +50,49 @@ class Frame:
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
     """By parameter path, in the order of first use."""
+    precision: Precision = FULL
+    parameters: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The names of the initializers, by a parameter's path and their element type."""
+    casts: dict[tuple[Value, str], str] = field(default_factory=dict)
+    """The names under which values are held in another precision than they are made in."""
+
+    def site(self, node: Node) -> Site:
+        """A node that is to be lowered, with its operands in the precision that it computes in."""
+        types = tuple(self.graph.type_of(value) for value in node.inputs)
+        if not self.precision.half:
+            return Site(self, node, types, tuple(self.names[v] for v in node.inputs))
+        types = tuple(self.precision.within(node.name, t) for t in types)
+        pairs = zip(node.inputs, types, strict=True)
+        args = tuple(self.name_of(value, type_.dtype) for value, type_ in pairs)
+        attrs = {
+            name: self.precision.dtype(node.name, value) if name == "dtype" else value
+            for name, value in node.attrs.items()
+        }
+        own = tuple(self.precision.within(node.name, t) for t in node.types)
+        return Site(self, replace(node, attrs=attrs, types=own), types, args)
+
+    def name_of(self, value: Value, dtype: str) -> str:
+        """The name of a value as this element type; a cast is put behind what makes it."""
+        made = self.precision.within(value.node, self.graph.type_of(value)).dtype
+        if made == dtype:
+            return self.names[value]
+        if (value, dtype) not in self.casts:
+            name = self.unique(f"{value}/{dtype}")
+            self.emit("Cast", [self.names[value]], [name], name, to=DTYPES[dtype])
+            self.casts[value, dtype] = name
+        return self.casts[value, dtype]
+
+    def initializer(self, path: str, dtype: np.dtype[Any]) -> str:
+        """The name of a parameter in the element type of its reader: its path, if it can be."""
+        array = self.weights[path]
+        if array.dtype != np.float32:
+            dtype = array.dtype
+        key = path, dtype.name
+        if key not in self.parameters:
+            name = self.unique(f"{path}/{dtype}") if path in self.initializers else path
+            self.initializers[name] = array.astype(dtype, copy=False)
+            self.parameters[key] = name
+        return self.parameters[key]
 
     def unique(self, name: str) -> str:
         """A name no value has yet: the one asked for, or one made of it."""
@@ -122,9 +167,9 @@ class Site:
     def param(self, role: str) -> str | None:
         """The name of a parameter, its path; None where the node has none of that role."""
         path = self.node.params.get(role)
-        if path is not None:
-            self.frame.initializers[path] = self.frame.weights[path]
-        return path
+        if path is None:
+            return None
+        return self.frame.initializer(path, self.frame.precision.array(self.node.name))
 
     def params(self, *roles: str) -> list[str]:
         """The names of those of the parameters that are present."""

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 
-from archir.diag import CHECK_FAILED, ArchirError, Diagnostic, error
-from archir.ir.dims import Dim, Size, substitute
-from archir.ir.graph import Graph, Value
-from archir.ops import STANDARD
-from archir.ops.arithmetic import Array, Floating
+from archir.diag import error
+from archir.ir.graph import Graph
+from archir.ops.arithmetic import Array
 from archir.ops.closeness import distance
-from archir.ops.evaluate import run as run_reference
-from archir.target import backends
-from archir.weights.store import numpy_dtype
 
-from . import runtime
+from . import layers, runtime
+from .blame import Case, Subject, differs, imprecise, not_finite, rounded_outputs
+from .feeds import feeds_of, sizes_of
 
-BATCHES = (1, 2, 7)
 BOUNDS = {"f32": 1e-4, "f64": 1e-4, "f16": 1e-2, "bf16": 5e-2, "i64": 0.0, "i32": 0.0, "bool": 0.0}
 """By element type of an output: the largest max|a-b| / max|a| that passes."""
+HALF_BOUND = 2e-2
+"""The same for the float32 outputs of a network whose file computes in float16."""
 
-_OTHER = 6
+
+class Comparison(NamedTuple):
+    """What came of running a file beside its network."""
+
+    provider: str
+    """The execution provider that ran it."""
+    reference: str
+    """What it was compared with: ``torch`` or ``numpy``."""
+    batches: list[int]
+    drift: dict[str, float]
+    """For each output the largest max|a-b| / max|a| over the batches."""
+    bounds: dict[str, float]
+    """For each output, what would still have passed."""
+    left_out: dict[int, int]
+    """Batch sizes that were too large to run, with the bytes of values that they need."""
+    placement: runtime.Placement
+    rounded: dict[str, float] | None = None
+    """For a file in float16, the drift where each value is rounded to it; at the first batch."""
 
 
 def check(path: Path) -> tuple[int, int]:
@@ -50,96 +64,86 @@ def compare(
     graph: Graph,
     weights: Mapping[str, Array],
     *,
-    device: runtime.Device = "cpu",
+    device: str = "cpu",
     bound: float | None = None,
     seed: int = 0,
-) -> tuple[str, str, list[int], dict[str, float]]:
+    subject: Subject | None = None,
+    strict: bool = False,
+    batches: Sequence[int] | None = None,
+) -> Comparison:
     """Run the file and the network on random inputs of several batch sizes.
 
-    Returns:
-        Execution provider, reference, batch sizes, and for each output the largest
-        max|a-b| / max|a| over them, where ``a`` is the reference.
+    Args:
+        path: The file.
+        graph: The network whose outputs are right.
+        weights: An array for each of its parameters.
+        device: The execution provider of ONNX Runtime, as it is given to ``--provider``.
+        bound: The largest max|a-b| / max|a| that passes; by default that of :data:`BOUNDS`.
+        seed: Of the inputs.
+        subject: What the file was made of, where that is not the network as it is.
+        strict: Whether the file fails where a node runs on another provider.
+        batches: The batch sizes; by default 1, 2 and 7 as far as memory allows.
 
     Raises:
-        ArchirError: A506 (they differ), A507 (ONNX Runtime cannot run the file).
+        ArchirError: A506 (they differ; the first layer that does is named), A507 (ONNX Runtime
+            cannot run the file), A545, A546 (provider), A547 (the network's own outputs are not
+            finite), A548 (batches), A550 (float16 is too coarse for the network).
     """
-    made = runtime.session(path, device)
+    made_of = subject or Subject(graph, weights)
+    sizes = sizes_of(graph, batches)
     stream = np.random.Generator(np.random.PCG64(seed))
-    drift: dict[str, float] = {output.name: 0.0 for output in graph.outputs}
-    reference, expected = reference_of(graph, weights)
-    batches = sizes_of(graph)
-    for batch, symbols in batches.items():
-        feeds = {name: _feed(graph, name, symbols, stream) for name in graph.inputs}
-        pairs = zip(expected(feeds), runtime.run(made, feeds), strict=True)
-        for output, (a, b) in zip(graph.outputs, pairs, strict=True):
-            limit = BOUNDS[graph.type_of(output.value).dtype] if bound is None else bound
-            found = distance(a, b)
-            if not found <= limit:
-                raise _differs(output.name, batch, found, limit)
-            drift[output.name] = max(drift[output.name], found)
-    return runtime.provider_of(made), reference, list(batches), drift
-
-
-def _differs(name: str, batch: int, found: float, limit: float) -> ArchirError:
-    amount = f"{found:.1e}" if math.isfinite(found) else "beyond measure (not finite, or a shape)"
-    message = (
-        f"output `{name}` at batch {batch} differs from the network's: max|a-b| / max|a| is "
-        f"{amount}, the bound is {limit:.0e}; nothing was written"
+    reference, expected = layers.reference_of(graph, weights)
+    limits = {o.name: _limit(graph, o.name, made_of, bound) for o in graph.outputs}
+    drift = dict.fromkeys(limits, 0.0)
+    rounded: dict[str, float] | None = None
+    with runtime.running(path, device) as runner:
+        for batch, symbols in sizes.symbols.items():
+            feeds = feeds_of(graph, symbols, stream)
+            case = Case(path, made_of, graph, weights, batch, symbols, feeds, expected(feeds))
+            if not all(np.isfinite(array).all() for array in case.right):
+                raise not_finite(case)
+            found = runner.run(case.given)
+            if strict and runner.placement.fell_back:
+                raise error(
+                    "A546",
+                    f"{runner.placement.text()}; nothing was written",
+                    hint="without --strict-provider the file is written, and this is reported",
+                )
+            for name, far in _checked(case, found, limits).items():
+                drift[name] = max(drift[name], far)
+            if made_of.precision.half and reference == "torch" and rounded is None:
+                rounded = _checked(case, rounded_outputs(case), limits, rounded=True)
+        where = runner.placement
+    shown = list(sizes.symbols)
+    return Comparison(
+        where.providers[0],
+        reference,
+        shown,
+        drift,
+        limits,
+        dict(sizes.left_out),
+        where,
+        rounded,
     )
-    return ArchirError(Diagnostic("A506", message, node=name), status=CHECK_FAILED)
 
 
-def reference_of(
-    graph: Graph, weights: Mapping[str, Array]
-) -> tuple[str, Callable[[Mapping[str, Array]], list[Array]]]:
-    """What computes the outputs: torch where it is installed and can run it, else NumPy."""
-    try:
-        torch: Any = backends()["torch"]
-        return "torch", torch.runner(graph, weights)
-    except ArchirError as reason:
-        if reason.diagnostics[0].code not in ("A501", "A502", "A503"):
-            raise
-
-    def run(feeds: Mapping[str, Array]) -> list[Array]:
-        fed = {Value(name): array for name, array in feeds.items()}
-        found = run_reference(graph, STANDARD, Floating(np.float32), fed, weights)
-        return [found.values[output.value] for output in graph.outputs]
-
-    return "numpy", run
+def _limit(graph: Graph, name: str, made_of: Subject, bound: float | None) -> float:
+    if bound is not None:
+        return bound
+    (value,) = [output.value for output in graph.outputs if output.name == name]
+    dtype = graph.type_of(value).dtype
+    return HALF_BOUND if made_of.precision.half and dtype == "f32" else BOUNDS[dtype]
 
 
-def sizes_of(graph: Graph) -> dict[int, dict[str, int]]:
-    """For each batch size, a value for every symbol that makes all sizes whole.
-
-    The batch is the first axis of the first input; if that is a number, there is one run.
-    """
-    shapes = [type_.shape for node in graph for type_ in node.types]
-    dims = [size for shape in shapes for size in shape if isinstance(size, Dim)]
-    names = list(dict.fromkeys(name for dim in dims for name, _ in dim.symbols))
-    whole = math.lcm(*(dim.coefficient.denominator for dim in dims))
-    first: Size = graph.node(graph.inputs[0]).types[0].shape[0] if _has_axes(graph) else 1
-    others = dict.fromkeys(names, _OTHER * whole)
-    if isinstance(first, int):
-        return {first: others}
-    leading = first.symbols[0][0]
-    return {
-        int(str(substitute(first, {**others, leading: size * whole}))): {
-            **others,
-            leading: size * whole,
-        }
-        for size in BATCHES
-    }
-
-
-def _has_axes(graph: Graph) -> bool:
-    return bool(graph.inputs) and bool(graph.node(graph.inputs[0]).types[0].shape)
-
-
-def _feed(
-    graph: Graph, name: str, symbols: Mapping[str, int], stream: np.random.Generator
-) -> Array:
-    type_ = graph.node(name).types[0]
-    shape = [int(str(substitute(size, symbols))) for size in type_.shape]
-    if type_.dtype in ("i64", "i32", "bool"):
-        return stream.integers(0, 2, shape).astype(numpy_dtype(type_.dtype))
-    return stream.standard_normal(shape).astype(numpy_dtype(type_.dtype))
+def _checked(
+    case: Case, found: Sequence[Array], limits: Mapping[str, float], *, rounded: bool = False
+) -> dict[str, float]:
+    """How far each output is from the right one, once it is sure that none is too far."""
+    names = [output.name for output in case.graph.outputs]
+    far = {n: distance(a, b) for n, a, b in zip(names, case.right, found, strict=True)}
+    for name, b in zip(names, found, strict=True):
+        if not far[name] <= limits[name]:
+            finite = bool(np.isfinite(b).all())
+            blamed = imprecise if rounded else differs
+            raise blamed(case, name, far[name], limits[name], finite=finite)
+    return far

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -16,8 +16,9 @@ from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Array
 from archir.weights.store import check_weights
 
-from .frame import BY_NAME, DTYPES, Frame, Site, tensor
+from .frame import BY_NAME, DTYPES, Frame, tensor
 from .lowering import LOWER, UNSUPPORTED
+from .precision import FULL, Precision
 from .versions import DEFAULT, resolve
 
 
@@ -74,25 +75,34 @@ def skeleton(
     ir_version: int | None = None,
     metadata: Mapping[str, str] | None = None,
     outputs: Sequence[Output] | None = None,
+    precision: Precision = FULL,
+    half_outputs: bool = False,
 ) -> Skeleton:
-    """Build everything but the initializers; ``outputs`` stand in for the network's own."""
+    """Build everything but the initializers; ``outputs`` stand in for the network's own.
+
+    With a ``precision``, some nodes compute in float16, and casts stand between them and the
+    others; the outputs are cast to float16 with ``half_outputs`` and else are what they were.
+    """
     opset, ir_version = resolve(opset, ir_version)
     results = graph.outputs if outputs is None else tuple(outputs)
-    frame = _named(graph, weights, opset, results)
+    types = {output.name: graph.type_of(output.value) for output in results}
+    if half_outputs:
+        types = {n: replace(t, dtype="f16") if t.dtype == "f32" else t for n, t in types.items()}
+    frame = _named(graph, weights, opset, results, types, precision)
     for node in graph:
         if node.op not in LOWER:
             reason = UNSUPPORTED.get(node.op, "it has no entry in the backend's table")
             raise error("A501", f"ONNX cannot express `{node.op}`: {reason}", node=node.name)
-        types = tuple(graph.type_of(value) for value in node.inputs)
-        LOWER[node.op](Site(frame, node, types, tuple(frame.names[v] for v in node.inputs)))
+        LOWER[node.op](frame.site(node))
     for output in results:
-        if frame.names[output.value] != output.name:
-            frame.emit("Identity", [frame.names[output.value]], [output.name], output.name)
+        held = frame.name_of(output.value, types[output.name].dtype)
+        if held != output.name:
+            frame.emit("Identity", [held], [output.name], output.name)
     proto = helper.make_graph(
         frame.nodes,
         graph.name,
-        [_info(name, graph.node(name).types[0]) for name in graph.inputs],
-        [_info(output.name, graph.type_of(output.value)) for output in results],
+        [_info(name, precision.within(name, graph.node(name).types[0])) for name in graph.inputs],
+        [_info(name, type_) for name, type_ in types.items()],
     )
     model = helper.make_model(
         proto,
@@ -106,7 +116,12 @@ def skeleton(
 
 
 def _named(
-    graph: Graph, weights: Mapping[str, Array], opset: int, results: Sequence[Output]
+    graph: Graph,
+    weights: Mapping[str, Array],
+    opset: int,
+    results: Sequence[Output],
+    types: Mapping[str, TensorType],
+    precision: Precision,
 ) -> Frame:
     """Give every value a name: inputs, outputs and parameters have theirs, the rest fit in."""
     taken: set[str] = set()
@@ -121,16 +136,23 @@ def _named(
                 node=name,
             )
         taken.add(name)
-    frame = Frame(graph, weights, opset, {}, taken, {node.name for node in graph})
+    nodes = {node.name for node in graph}
+    frame = Frame(graph, weights, opset, {}, taken, nodes, precision=precision)
     direct: dict[Value, str] = {}
     for output in results:
+        made = precision.within(output.value.node, graph.type_of(output.value))
+        if made.dtype != types[output.name].dtype:
+            continue  # a cast gives it
         if graph.node(output.value.node).op not in ("input", "parameter"):
             direct.setdefault(output.value, output.name)
     for node in graph:
         if node.op == "input":
             frame.names[Value(node.name)] = node.name
         elif node.op == "parameter":
-            frame.names[Value(node.name)] = node.params["value"]
+            path = node.params["value"]
+            if precision.half:  # its name is fixed, so it comes before other readers
+                path = frame.initializer(path, precision.array(node.name))
+            frame.names[Value(node.name)] = path
         else:
             for port in range(len(node.types)):
                 value = Value(node.name, port)

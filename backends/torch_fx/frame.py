@@ -94,6 +94,12 @@ class Frame:
         """Whether one operand in all the network is a result of this node."""
         return self._reads[name] == 1
 
+    def rounded(self, call: fx.Node, type_: TensorType) -> fx.Node:
+        """What float16 keeps of a value; numbers beyond its range become infinite."""
+        if type_.dtype != "f32":
+            return call
+        return self.graph.call_method("float", (self.graph.call_method("half", (call,)),))
+
     def placeholder(self, name: str) -> fx.Node:
         """The argument for an input, named like it where Python allows."""
         text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
@@ -104,6 +110,13 @@ class Frame:
             text += "_"
         self.inputs[name] = self.graph.placeholder(text)
         return self.inputs[name]
+
+    def settle(self, name: str) -> None:
+        """Note of all calls that were added last whose they are: ``meta["archir"]``."""
+        for call in reversed(self.graph.nodes):
+            if "archir" in call.meta or call.op == "placeholder":
+                break
+            call.meta["archir"] = name
 
     def place(self, path: str, thing: torch.nn.Module | torch.Tensor) -> None:
         """Put a module or a tensor at a path.
