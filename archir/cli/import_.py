@@ -53,8 +53,10 @@ def import_(
     }
     text = "\n".join(
         [
-            f"wrote {target}: {len(network.graph)} nodes in {lines} lines, "
-            f"{cost.params:,} parameters, {options.human(cost.macs)} MACs",
+            (
+                f"wrote {target}: {len(network.graph)} nodes in {lines} lines, "
+                f"{cost.params:,} parameters, {options.human(cost.macs)} MACs"
+            ),
             *(f"  {note}" for note in found.notes),
         ]
     )

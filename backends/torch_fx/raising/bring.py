@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from archir.backends.torch_fx.frame import array_of
+from archir.backends.torch_fx.module import lower
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
@@ -15,9 +17,7 @@ from archir.diag import ArchirError, error
 from archir.ops import installed_ops
 from archir.target import Imported, ImportOptions
 
-from ..frame import array_of
-from ..module import lower
-from .capture import Blocked, capture
+from .capture import BlockedError, capture
 from .walk import Raised, Walk, scope_of
 
 BATCHES = (1, 3)
@@ -60,6 +60,13 @@ def bring(source: Source, options: ImportOptions) -> Imported:
         ArchirError: A521 (it cannot be captured), A522 (it cannot be raised), A523 (the two
             differ), A524 (it has auxiliary heads).
     """
+    with stirred(source.module):
+        candidate, failures = _found(source, options)
+    return _imported(source, candidate, failures)
+
+
+def _found(source: Source, options: ImportOptions) -> tuple[_Candidate, list[ArchirError]]:
+    """The first capture that is exact, and why those before it are not."""
     failures: list[ArchirError] = []
     expected = _expected(source)
     for train in (True, False) if source.program is None else (False,):
@@ -73,8 +80,30 @@ def bring(source: Source, options: ImportOptions) -> Imported:
                 raise
             failures.append(reason)
             continue
-        return _imported(source, candidate, failures)
+        return candidate, failures
     raise failures[-1]
+
+
+@contextlib.contextmanager
+def stirred(module: torch.nn.Module) -> Iterator[None]:
+    """Vectors of equal numbers (batch norms at their start) get different ones for a while.
+
+    A comparison cannot pass then because two of them were mistaken for each other.
+    """
+    stream = torch.Generator().manual_seed(1)
+    held: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            plain = tensor.is_floating_point() and tensor.dim() == 1 and tensor.numel() > 1
+            if plain and bool((tensor == tensor[0]).all()):
+                held.append((tensor, tensor.clone()))
+                noise = torch.rand(tensor.shape, generator=stream).to(tensor)
+                tensor.add_(noise * 0.5)
+        try:
+            yield
+        finally:
+            for tensor, before in held:
+                tensor.copy_(before)
 
 
 def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: bool) -> _Candidate:
@@ -104,7 +133,7 @@ def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: b
 def _captured(source: Source, *, train: bool) -> ExportedProgram:
     try:
         return capture(source.module, source.examples, train=train)
-    except Blocked as reason:
+    except BlockedError as reason:
         raise reason.as_error(source.name) from reason
 
 

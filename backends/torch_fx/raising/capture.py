@@ -23,7 +23,7 @@ _LINE = re.compile(r"\(?((?:/|\w:)?[^\s():]+\.py):(\d+) in (\w+)")
 
 
 @dataclass(frozen=True)
-class Blocked(Exception):
+class BlockedError(Exception):
     """A module that cannot be captured: the reason, and the line of its code that blocks."""
 
     reason: str
@@ -52,15 +52,16 @@ def capture(
         batch: Whether the first axis is symbolic.
 
     Raises:
-        Blocked: ``torch.export`` cannot follow the code.
+        BlockedError: ``torch.export`` cannot follow the code.
     """
     modes = {each: each.training for each in module.modules()}
     state = {name: value.clone() for name, value in module.named_buffers()}
     symbol = Dim("N", min=1, max=LARGEST)
     shapes = tuple({0: symbol} if batch and e.dim() else None for e in examples)
+    lines: list[str] = []
     try:
         module.train(train)
-        with _quiet() as lines, torch.no_grad():
+        with _quiet(lines), torch.no_grad():
             return export(module, tuple(examples), dynamic_shapes=shapes, strict=False)
     except Exception as reason:  # torch.export raises classes without a common base
         raise _blocked(reason, lines) from reason
@@ -73,9 +74,8 @@ def capture(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
+def _quiet(lines: list[str]) -> Iterator[None]:
     """Keep torch from talking; what it says of the guards on sizes is collected."""
-    lines: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -97,7 +97,7 @@ def _quiet() -> Iterator[list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield lines
+            yield
     finally:
         guards.removeHandler(handler)
         for other in others:
@@ -107,7 +107,7 @@ def _quiet() -> Iterator[list[str]]:
         outer.setLevel(before)
 
 
-def _blocked(reason: Exception, guards: Sequence[str]) -> Blocked:
+def _blocked(reason: Exception, guards: Sequence[str]) -> BlockedError:
     name = type(reason).__name__
     text = str(reason).strip()
     first = text.splitlines()[0] if text else name
@@ -116,10 +116,10 @@ def _blocked(reason: Exception, guards: Sequence[str]) -> Blocked:
     if "ConstraintViolation" in name or "Constraints violated" in text:
         found = [m for text in guards for m in _LINE.finditer(text) if not _torchs(m.group(1))]
         line = _shown(found[-1].group(1), int(found[-1].group(2))) if found else ""
-        return Blocked("its code depends on the size of the batch", line)
+        return BlockedError("its code depends on the size of the batch", line)
     if "DataDependent" in name or "data-dependent" in text:
-        return Blocked("its code depends on the values of tensors", line)
-    return Blocked(first[:200], line)
+        return BlockedError("its code depends on the values of tensors", line)
+    return BlockedError(first[:200], line)
 
 
 def _torchs(path: str) -> bool:

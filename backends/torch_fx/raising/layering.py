@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from archir.ir.graph import Value
 
@@ -29,7 +30,7 @@ def _conv(at: Site) -> Entry:
         padding, x = _named_padding(at, x, given, kernel, dilation)
     else:
         padding = at.ints("padding", spatial)
-    attrs = {
+    attrs: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
         "dilation": dilation,
@@ -188,7 +189,11 @@ def _pool(op: str) -> Raise:
         spatial = at.type(x).rank - 2
         kernel = at.ints("kernel_size", spatial)
         stride = at.ints("stride", spatial) if at.args["stride"] else kernel
-        attrs = {"kernel": kernel, "stride": stride, "padding": at.ints("padding", spatial)}
+        attrs: dict[str, Any] = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": at.ints("padding", spatial),
+        }
         if op == "max_pool":
             return at.put(
                 op,
@@ -199,7 +204,7 @@ def _pool(op: str) -> Raise:
             )
         if at.args.get("divisor_override") is not None:
             raise CannotRaiseError("it divides by a number of its own")
-        more = {"ceil_mode": True} if at.args["ceil_mode"] else {}
+        more: dict[str, Any] = {"ceil_mode": True} if at.args["ceil_mode"] else {}
         return at.put(op, x, **attrs, count_include_pad=bool(at.args["count_include_pad"]), **more)
 
     return raise_
@@ -225,7 +230,7 @@ def _attention(at: Site) -> Entry:
         raise CannotRaiseError("its keys have fewer heads than its queries")
     operands = [at.value(name) for name in ("query", "key", "value")]
     operands += _given(at, "attn_mask")
-    attrs = {"causal": bool(at.args["is_causal"])}
+    attrs: dict[str, Any] = {"causal": bool(at.args["is_causal"])}
     scale = at.args["scale"]
     if scale is not None:
         attrs["scale"] = float(scale)
@@ -236,7 +241,8 @@ def _interpolate(mode: str) -> Raise:
     def raise_(at: Site) -> Entry:
         x = at.value("input")
         out = at.result.shape[2:]
-        if any(not isinstance(size, int) for size in out):
+        whole = tuple(size for size in out if isinstance(size, int))
+        if len(whole) < len(out):
             raise CannotRaiseError("the size of its result is symbolic")
         corners = bool(at.args.get("align_corners"))
         scales = at.args.get("scale_factors")
@@ -250,7 +256,7 @@ def _interpolate(mode: str) -> Raise:
                 return at.put("upsample", x, scale=tuple(whole), mode=mode, align_corners=corners)
         if scales is not None:
             raise CannotRaiseError("it scales by fractions")
-        return at.put("interpolate", x, size=out, mode=mode, align_corners=corners)
+        return at.put("interpolate", x, size=whole, mode=mode, align_corners=corners)
 
     return raise_
 
@@ -264,13 +270,17 @@ def _embedding(at: Site) -> Entry:
 
 def _unfold(at: Site) -> Entry:
     names = (("kernel_size", "kernel"), ("stride", "stride"), ("padding", "padding"))
-    attrs = {new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))}
+    attrs: dict[str, Any] = {
+        new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))
+    }
     return at.put("unfold", at.value("self"), **attrs)
 
 
 def _fold(at: Site) -> Entry:
     names = (("kernel_size", "kernel"), ("stride", "stride"), ("padding", "padding"))
-    attrs = {new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))}
+    attrs: dict[str, Any] = {
+        new: at.ints(old, 2) for old, new in (*names, ("dilation", "dilation"))
+    }
     return at.put("fold", at.value("self"), size=at.ints("output_size", 2), **attrs)
 
 

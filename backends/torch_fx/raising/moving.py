@@ -108,6 +108,23 @@ def _slice(at: Site) -> Entry:
     return at.put("slice", x, start=places[0], length=len(places), axis=axis, step=step)
 
 
+def filled(at: Site, x: Value, axis: int, places: range, number: float) -> Value:
+    """A tensor of which a run of entries along an axis has been overwritten with a number."""
+    rank, extent = at.type(x).rank, _extent(at, x, axis)
+    wide = tuple(len(places) if j == axis else 0 for j in range(rank))
+    none = (0,) * rank
+    start, end = places[0], places[-1] + 1
+    if start:
+        front = at.put("slice", x, start=0, length=start, axis=axis)
+        padded = at.put("pad", front, before=none, after=wide, value=number)
+        if end == extent:
+            return padded
+        back = at.put("slice", x, start=end, length=extent - end, axis=axis)
+        return at.put("concat", padded, back, axis=axis)
+    back = at.put("slice", x, start=end, length=extent - end, axis=axis)
+    return at.put("pad", back, before=wide, after=none, value=number)
+
+
 def _narrow(at: Site) -> Entry:
     x = at.value("self")
     axis = at.axis("dim", at.type(x).rank)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
+
+from archir.backends.torch_fx.frame import DTYPES
 
 from archir.ir.graph import Value
 
-from ..frame import DTYPES
 from .site import Site
 from .values import NAMES, CannotRaiseError, Entry, Known, Noise
 
@@ -19,7 +21,8 @@ def _same(op: str, **attrs: str) -> Raise:
 
     def raise_(at: Site) -> Entry:
         first = "self" if "self" in at.args else "input"
-        return at.put(op, at.value(first), **{a: float(at.args[t]) for a, t in attrs.items()})
+        numbers: dict[str, Any] = {a: float(at.args[t]) for a, t in attrs.items()}
+        return at.put(op, at.value(first), **numbers)
 
     return raise_
 
@@ -55,9 +58,8 @@ def _as(at: Site, value: Value, dtype: str) -> Value:
 
 def _with_noise(at: Site, left: Entry, right: Entry) -> Entry:
     """Stochastic depth: rows are multiplied by zero or by one over their chance to stay."""
-    if at.kind == "div" and isinstance(left, Noise) and left.keep is not None:
-        if right == left.keep:
-            return Noise(left.rows, left.keep, scaled=True)
+    if at.kind == "div" and isinstance(left, Noise) and right == left.keep:
+        return Noise(left.rows, left.keep, scaled=True)
     if at.kind == "mul":
         noise, x = (left, right) if isinstance(left, Noise) else (right, left)
         assert isinstance(noise, Noise)
@@ -85,7 +87,8 @@ def _bernoulli(at: Site) -> Entry:
 
 def _dropout(at: Site) -> Entry:
     p = float(at.args["p"])
-    return at.put("dropout", at.value("input"), p=p) if p else at.entry("input")
+    first = "self" if "self" in at.args else "input"
+    return at.put("dropout", at.value(first), p=p) if p else at.entry(first)
 
 
 def _rsub(at: Site) -> Entry:
@@ -100,7 +103,7 @@ def _clamp(at: Site) -> Entry:
     x = at.value("self")
     bounds = {"low": low, "high": high}
     infinite = {"low": -float("inf"), "high": float("inf")}
-    attrs = {n: float(infinite[n] if b is None else b) for n, b in bounds.items()}
+    attrs: dict[str, Any] = {n: float(infinite[n] if b is None else b) for n, b in bounds.items()}
     return at.put("hardtanh", x, **attrs)
 
 
@@ -155,7 +158,7 @@ def _reduce(op: str) -> Raise:
             entries = [given] if isinstance(given, int) else list(given)
             axes = tuple(axis % rank for axis in entries)
         keep = bool(at.args.get("keepdim", False))
-        more: dict[str, int | float] = {}
+        more: dict[str, Any] = {}
         if op == "var":
             correction = at.args.get("correction", at.args.get("unbiased", 1))
             more["correction"] = 1 if correction is None else int(correction)

@@ -183,9 +183,9 @@ class Site:
             attrs: dict[str, AttrValue] = {"value": _nested(tensor.tolist()), "dtype": dtype}
             return self._once(("constant", repr(attrs), self.scope), "constant", attrs, {})
         for held in self.walk.held.values():
-            if not held.persistent and held.tensor.dtype == tensor.dtype:
-                if torch.equal(held.tensor, tensor) and held.path.startswith(f"{self.scope}."):
-                    return self._state(held)
+            alike = not held.persistent and held.path.startswith(f"{self.scope}.")
+            if alike and held.tensor.dtype == tensor.dtype and torch.equal(held.tensor, tensor):
+                return self._state(held)
         taken = {held.path for held in self.walk.held.values()} | set(self.walk.program.state_dict)
         stem = ".".join(p for p in (self.scope, "constant") if p)
         path, number = stem, 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from archir.diag import ArchirError, error
 from archir.lang.state import suggest
 from archir.target import ImportOptions
 
-from .bring import Source
+from .bring import Source, evaluating
 
 IMAGE = (3, 224, 224)
 SIZES: dict[str, tuple[int, ...]] = {"inception_v3": (3, 299, 299)}
@@ -73,6 +74,7 @@ def timm_source(text: str, options: ImportOptions) -> Source:
     """
     try:
         import timm  # noqa: PLC0415
+        from timm.data.config import resolve_data_config  # noqa: PLC0415
     except ImportError as reason:
         raise _missing("timm") from reason
     name, _, tag = text.partition("@")
@@ -84,7 +86,7 @@ def timm_source(text: str, options: ImportOptions) -> Source:
         module = timm.create_model(full, pretrained=bool(tag))
     except (OSError, RuntimeError) as reason:
         raise _not_fetched(f"timm:{text}", reason) from reason
-    config = timm.data.resolve_data_config({}, model=module)
+    config = resolve_data_config({}, model=module)
     size = options.size or tuple(config["input_size"])
     facts: dict[str, Any] = {"source": f"timm:{text}", "timm": version("timm")}
     preprocess: tuple[tuple[str, Any], ...] = ()
@@ -190,11 +192,7 @@ def _called(file: Path, factory: str) -> Any:
     sys.path.insert(0, str(file.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-        function = getattr(module, factory, None)
-        if function is None:
-            names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            raise _unknown(f"{file}:", factory, names)
-        return function()
+        return _function(module, file, factory)()
     except ArchirError:
         raise
     except Exception as reason:  # the user's code
@@ -204,6 +202,14 @@ def _called(file: Path, factory: str) -> Any:
         ) from reason
     finally:
         sys.path.remove(str(file.parent.resolve()))
+
+
+def _function(module: ModuleType, file: Path, factory: str) -> Any:
+    function = getattr(module, factory, None)
+    if function is None:
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise _unknown(f"{file}:", factory, names)
+    return function
 
 
 def _two(example: torch.Tensor) -> torch.Tensor:
@@ -217,15 +223,10 @@ def _guess(module: torch.nn.Module, file: Path) -> tuple[tuple[int, ...], torch.
     """The first likely input that a module takes."""
     for size, dtype in _likely(module):
         try:
-            modes = {each: each.training for each in module.modules()}
-            module.eval()
-            with torch.no_grad():
+            with evaluating(module), torch.no_grad():
                 module(torch.zeros(2, *size, dtype=dtype))
-        except Exception:  # noqa: BLE001, S112, PERF203 - the next size is tried
-            continue
-        finally:
-            for each, mode in modes.items():
-                each.training = mode
+        except Exception:
+            continue  # whatever it raises, the next size is tried
         return size, dtype
     raise error(
         "A525",

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from archir.backends.torch_fx.frame import DTYPES
 
 from archir.ir.dims import Dim, Size
 from archir.ir.graph import Value
 from archir.ir.types import TensorType
-
-from ..frame import DTYPES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """Element types by torch's dtypes."""
@@ -49,7 +48,7 @@ class Noise:
     scaled: bool = False
 
 
-Entry = Value | Held | Known | Noise | list[Any] | tuple[Any, ...] | None
+Entry = Value | Held | Known | Noise | list[Any] | tuple[Any, ...] | int | float | None
 
 
 class Symbols:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from archir.ops.infer import OpError, bind_attrs, instance
 from archir.ops.record import OpSet
 
 from . import paths
+from .moving import filled
 from .site import Site
 from .table import FROM_TORCH
 from .values import CannotRaiseError, Entry, Held, Known, Noise, Symbols
@@ -126,6 +128,9 @@ class Walk:
             return
         try:
             result = self._known(node)
+            if result is None and _fills(node):
+                self._fill(node, place)
+                return
             if result is None:
                 result = self._raised(node)
             self.env[node] = result
@@ -143,8 +148,6 @@ class Walk:
 
     def _scalar(self, node: fx.Node, found: object) -> None:
         """Arithmetic on sizes needs no node: sizes are read off the tensors' types."""
-        import operator  # noqa: PLC0415
-
         if node.target is operator.getitem:
             source, index = node.args
             assert isinstance(source, fx.Node)
@@ -213,18 +216,45 @@ class Walk:
         """What is overwritten is from here on the result."""
         old = node.args[0]
         assert isinstance(old, fx.Node)
-        before = self.env[old]
-        if isinstance(before, Known):
+        if isinstance(self.env[old], Known):
             return  # its views see it too: the tensor itself was overwritten
-        if isinstance(before, Held):
+        self._own(old)
+        self._unseen(node, old, place)
+        self.env[old] = result
+
+    def _own(self, node: fx.Node) -> None:
+        """Refuse to overwrite a tensor of the module's state; a copy of one is no such."""
+        before, root = self.env[node], self._root(node)
+        if isinstance(before, Held) and root.op == "placeholder":
             raise CannotRaiseError(f"it overwrites `{before.path}`")
+
+    def _unseen(self, node: fx.Node, old: fx.Node, place: Mapping[fx.Node, int]) -> None:
+        """Refuse where another view of what is overwritten is read later."""
         alias = [n for n in self.views if n is not old and self._root(n) is self._root(old)]
         alias += [self._root(old)] if self._root(old) is not old else []
         here = place[node]
         for other in alias:
             if other is not node and any(place[user] > here for user in other.users):
                 raise CannotRaiseError("it overwrites a tensor of which a view is read later")
-        self.env[old] = result
+
+    def _fill(self, node: fx.Node, place: Mapping[fx.Node, int]) -> None:
+        """A slice of a tensor is overwritten with a number: the tensor is put together anew."""
+        part = node.args[0]
+        assert isinstance(part, fx.Node)
+        base = self.views.get(part)
+        if base is None or base in self.views or str(part.target) != "aten.slice.Tensor":
+            raise CannotRaiseError("it overwrites a tensor that is no slice of another")
+        self._own(base)
+        self._unseen(node, base, place)
+        site = Site(self, part, "slice")
+        x = site.operand(self.env[base])
+        axis = site.axis("dim", self.types[x].rank)
+        extent = self.types[x].shape[axis]
+        if not isinstance(extent, int):
+            raise CannotRaiseError(f"it cuts axis {axis}, whose size is {extent}")
+        places = range(*slice(site.args["start"], site.args["end"]).indices(extent))
+        number = float(node.args[1]) if len(node.args) > 1 else 0.0  # type: ignore[arg-type]
+        self.env[base] = filled(site, x, axis, places, number)
 
     def _root(self, node: fx.Node) -> fx.Node:
         while node in self.views:
@@ -343,6 +373,11 @@ class Walk:
         graph = builder.build()
         tensors = {path: self.held[path].tensor for path in graph.parameters}
         return Raised(graph, tensors, tuple(self.carried))
+
+
+def _fills(node: fx.Node) -> bool:
+    """Whether a call overwrites a tensor with a number."""
+    return str(node.target) in ("aten.zero_.default", "aten.fill_.Scalar")
 
 
 def scope_of(node: fx.Node) -> str:
