@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from archir.ir.dims import Size
 from archir.ir.graph import Value
 
 from .site import Site
@@ -189,25 +190,29 @@ def _pool(op: str) -> Raise:
         spatial = at.type(x).rank - 2
         kernel = at.ints("kernel_size", spatial)
         stride = at.ints("stride", spatial) if at.args["stride"] else kernel
-        attrs: dict[str, Any] = {
-            "kernel": kernel,
-            "stride": stride,
-            "padding": at.ints("padding", spatial),
-        }
+        padding = at.ints("padding", spatial)
+        attrs: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
         if op == "max_pool":
-            return at.put(
-                op,
-                x,
-                **attrs,
-                dilation=at.ints("dilation", spatial),
-                ceil_mode=bool(at.args["ceil_mode"]),
-            )
+            attrs["dilation"] = at.ints("dilation", spatial)
+        else:
+            attrs["count_include_pad"] = bool(at.args["count_include_pad"])
         if at.args.get("divisor_override") is not None:
             raise CannotRaiseError("it divides by a number of its own")
-        more: dict[str, Any] = {"ceil_mode": True} if at.args["ceil_mode"] else {}
-        return at.put(op, x, **attrs, count_include_pad=bool(at.args["count_include_pad"]), **more)
+        if at.args["ceil_mode"] and not _fits(at.type(x).shape[2:], attrs):
+            attrs["ceil_mode"] = True
+        return at.put(op, x, **attrs)
 
     return raise_
+
+
+def _fits(extents: tuple[Size, ...], attrs: Mapping[str, Any]) -> bool:
+    """Whether windows end with the tensor, so that rounding up or down is one."""
+    dilation = attrs.get("dilation", (1,) * len(extents))
+    rows = zip(extents, attrs["kernel"], attrs["stride"], attrs["padding"], dilation, strict=True)
+    return all(
+        isinstance(size, int) and (size + 2 * p - d * (k - 1) - 1) % step == 0
+        for size, k, step, p, d in rows
+    )
 
 
 def _adaptive(op: str) -> Raise:
@@ -217,10 +222,6 @@ def _adaptive(op: str) -> Raise:
         return at.put(op, x, size=size)
 
     return raise_
-
-
-def _local_response_norm(at: Site) -> Entry:
-    raise CannotRaiseError("it is not a single operator")
 
 
 def _attention(at: Site) -> Entry:
@@ -248,12 +249,12 @@ def _interpolate(mode: str) -> Raise:
         scales = at.args.get("scale_factors")
         old = at.type(x).shape[2:]
         if scales is not None and mode in ("nearest", "bilinear"):
-            whole = [int(scale) for scale in scales]
+            times = [int(scale) for scale in scales]
             fits = all(
-                isinstance(o, int) and o * w == n for o, w, n in zip(old, whole, out, strict=True)
+                isinstance(o, int) and o * w == n for o, w, n in zip(old, times, out, strict=True)
             )
-            if fits and all(w == s for w, s in zip(whole, scales, strict=True)) and len(old) == 2:
-                return at.put("upsample", x, scale=tuple(whole), mode=mode, align_corners=corners)
+            if fits and all(w == s for w, s in zip(times, scales, strict=True)) and len(old) == 2:
+                return at.put("upsample", x, scale=tuple(times), mode=mode, align_corners=corners)
         if scales is not None:
             raise CannotRaiseError("it scales by fractions")
         return at.put("interpolate", x, size=whole, mode=mode, align_corners=corners)

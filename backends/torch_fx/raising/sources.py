@@ -86,7 +86,7 @@ def timm_source(text: str, options: ImportOptions) -> Source:
         module = timm.create_model(full, pretrained=bool(tag))
     except (OSError, RuntimeError) as reason:
         raise _not_fetched(f"timm:{text}", reason) from reason
-    config = resolve_data_config({}, model=module)
+    config = resolve_data_config({}, model=module)  # type: ignore[no-untyped-call]
     size = options.size or tuple(config["input_size"])
     facts: dict[str, Any] = {"source": f"timm:{text}", "timm": version("timm")}
     preprocess: tuple[tuple[str, Any], ...] = ()
