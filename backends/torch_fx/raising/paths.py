@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from archir.ir.graph import Node, Value
@@ -26,6 +26,7 @@ def settle(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, st
 
     A layer gets the path of its parameters. Others get their operator's name within the module
     around, as the language names what has no label: numbered from 1 where it is not unique.
+    What an attention reads is called `q`, `k` and `v`.
     """
     wishes: dict[str, str] = {}
     scopes = {hint.scope for hint in hints.values()}
@@ -33,34 +34,61 @@ def settle(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, st
         hint = hints[key]
         wishes[key] = hint.own if hint.fixed else _of_weight(node)
     layers = {wish for wish in wishes.values() if wish}
+    owners = {key for key, wish in wishes.items() if wish}
+    inner = _prefixes([*layers, *scopes])
+    deep = _prefixes(layers)
+    letters = _letters(nodes, hints)
     for key, node in nodes.items():
         if not wishes[key]:
-            scope = _around(hints[key].scope, layers, scopes)
-            wishes[key] = ".".join(p for p in (scope, hints[key].own or node.op) if p)
+            scope = _around(hints[key].scope, layers - deep, inner)
+            own = hints[key].own or letters.get(key) or node.op.rpartition(".")[2]
+            wishes[key] = ".".join(p for p in (scope, own) if p)
     prefixes = _prefixes(wishes.values())
     for key, node in nodes.items():
         if wishes[key] in prefixes:
             wishes[key] = f"{wishes[key]}.{node.op.rpartition('.')[2]}"
-    many = {wish for wish, count in Counter(wishes.values()).items() if count > 1}
-    taken = set(wishes.values()) - many
-    found: dict[str, str] = {}
+    counts = Counter(wishes.values())
+    owned = Counter(wishes[key] for key in owners)
+    many = {wish for wish, count in counts.items() if count > 1}
+    found: dict[str, str] = {key: wishes[key] for key in owners if owned[wishes[key]] == 1}
+    taken = (set(wishes.values()) - many) | set(found.values())
     numbers: Counter[str] = Counter()
     for key in nodes:
+        if key in found:
+            continue
         name = wish = wishes[key]
         while name in many or (name in taken and wish in many) or name in prefixes:
             numbers[wish] += 1
             name = f"{wish}{'_' if wish[-1:].isdigit() else ''}{numbers[wish]}"
         found[key] = name
         taken.add(name)
+    return {key: found[key] for key in nodes}
+
+
+def _around(scope: str, layers: Set[str], inner: Set[str]) -> str:
+    """The module around one that only computes, or that is a layer with something around it.
+
+    Args:
+        scope: The module.
+        layers: The paths of layers with nothing below them.
+        inner: The modules that have others in them, or layers.
+    """
+    while scope and (scope in layers or scope not in inner):
+        scope = scope.rpartition(".")[0]
+    return scope
+
+
+def _letters(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, str]:
+    """What computes the operands of an attention, in the module of that."""
+    found: dict[str, str] = {}
+    for key, node in nodes.items():
+        if not node.op.endswith("attention") or len(node.inputs) < 3:
+            continue
+        sources = [value.node for value in node.inputs[:3]]
+        for letter, source in zip("qkv", sources, strict=True):
+            if hints[source].scope == hints[key].scope and sources.count(source) == 1:
+                found.setdefault(source, letter)
     return found
-
-
-def _around(scope: str, layers: set[str], scopes: set[str]) -> str:
-    """The module around one that only computes; a module with parts of its own stays."""
-    inside = f"{scope}."
-    if not scope or scope in layers or any(s.startswith(inside) for s in (*layers, *scopes)):
-        return scope
-    return scope.rpartition(".")[0]
 
 
 def output_names(outputs: Sequence[tuple[str, Value]], taken: Iterable[str]) -> list[str]:
