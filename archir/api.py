@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from archir.diag import ArchirError, error
+from archir.exporting import export
 from archir.files import check_target, read_source, writing_all
 from archir.ir.check import check
 from archir.ir.graph import Graph, Value
@@ -279,20 +280,18 @@ class Network:
         module: torch.fx.GraphModule = backend.lower(self.graph, self.weights, self.ops)
         return module
 
-    def export(self, path: str | Path, *, opset: int = 20, force: bool = False) -> Any:
+    def export(self, path: str | Path, **options: Any) -> Any:
         """Write an ONNX file that ONNX Runtime agrees with; returns the backend's report.
 
+        The options are those of :func:`archir.exporting.export`: ``opset``, ``force``, ``clean``,
+        ``precision``, ``provider`` and others.
+
         Raises:
-            ArchirError: A503, A5xx; A600, the network has no weights.
+            ArchirError: A503, A5xx; A600, the network has no weights; A602, A603.
         """
         if self.weights is None:
             raise no_weights(self.path)
-        backend: Any = backends()["onnx"]
-        digest = self.certificate.steps[-1].digest if self.certificate.steps else ""
-        metadata = {"archir.certificate": digest} if digest else {}
-        return backend.export(
-            self.graph, self.weights, path, opset=opset, force=force, metadata=metadata
-        )
+        return export(self, self.weights, path, **options)
 
 
 def no_weights(path: Path | None) -> ArchirError:

@@ -19,6 +19,7 @@ LAYERS = [
     [
         "archir.api",
         "archir.cleaning",
+        "archir.exporting",
         "archir.importing",
         "archir.loading",
         "archir.past",
