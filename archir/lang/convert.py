@@ -190,9 +190,9 @@ class Reader:
     def _rename(self, tree: LarkTree[Token]) -> t.Rename:
         role, target = tree.children
         assert isinstance(target, Token)
-        absolute = not target.startswith('"')
-        text = t.read_path(str(target)) if absolute else self.string(target)
-        return t.Rename(self._own_span(tree), self.ident(role), text, absolute)
+        absolute, below = not target.startswith(('"', ".")), target.startswith(".")
+        text = self.string(target) if target.startswith('"') else t.read_path(target.lstrip("."))
+        return t.Rename(self._own_span(tree), self.ident(role), text, absolute, below)
 
     def _logic(self, tree: LarkTree[Token], span: Span, op: str) -> t.Expr:
         return t.Logic(span, op, self._all(tree))

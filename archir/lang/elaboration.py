@@ -269,7 +269,7 @@ def _share(
     state: State,
 ) -> None:
     """Two nodes state one parameter path: right only if the second names it absolutely."""
-    if rename is None or not rename.absolute:
+    if rename is None or not (rename.absolute or rename.below):
         state.report(
             "A105",
             f"two parameters are named `{parameter.path}`; the other is {place(other[1].span)}",
@@ -287,7 +287,8 @@ def _share(
 
 def _path_of(draft: Draft, role: str, rename: t.Rename | None) -> str:
     if rename is not None:
-        return rename.target if rename.absolute else join(draft.path, rename.target)
+        above = draft.scope.path if rename.below else draft.path
+        return rename.target if rename.absolute else join(above, rename.target)
     return draft.path if draft.op == "parameter" else join(draft.path, role)
 
 

@@ -29,6 +29,7 @@ _INERT = re.compile(r'"(?:[^"\\\n]|\\.)*"|`(?:[^`\\\n]|\\.)*`|(#[^\n]*)|([\[({])
 
 TOKENS = {
     "PATH": "a name",
+    "BELOW": "a path that begins with a dot",
     "INT": "an integer",
     "FLOAT": "a number",
     "STRING": "a string",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from archir.ir.graph import Node, Value
@@ -65,7 +66,7 @@ def settle(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, st
     return {key: found[key] for key in nodes}
 
 
-def _around(scope: str, layers: Set[str], inner: Set[str]) -> str:
+def _around(scope: str, layers: AbstractSet[str], inner: AbstractSet[str]) -> str:
     """The module around one that only computes, or that is a layer with something around it.
 
     Args:
