@@ -118,12 +118,16 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """``weight: "leaf"`` or ``weight: absolute.path`` in a ``params`` list."""
+    """``weight: "leaf"``, ``weight: absolute.path`` or ``weight: .path`` in a ``params`` list.
+
+    A leaf lies below the operator, a path with a dot in front below the scope around it.
+    """
 
     span: Span
     role: Ident
     target: str
     absolute: bool
+    below: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +387,15 @@ def read_path(text: str) -> str:
     return ".".join(
         unescape(match[1]) if match[2] is None else match[2] for match in _SEGMENT.finditer(text)
     )
+
+
+def name_of(op: str) -> str:
+    """What an unlabelled stage is called after its operator.
+
+    >>> name_of("conv"), name_of("aten.roll")
+    ('conv', 'aten_roll')
+    """
+    return op.replace(".", "_")
 
 
 def write_path(path: str) -> str:
