@@ -169,6 +169,12 @@ CODES: dict[str, Code] = {
         "network: no seed gives it. `archir weights init` keeps those of the weights file beside "
         "the text; without that file the network has to be imported again.",
     ),
+    "A141": Code(
+        "a carried operator is stated wrong",
+        "A use of `aten.NAME` states in `arguments` what torch is called with, as in a call of "
+        "Python, every operand as x0, x1, ... (`x0, shifts=[1], dims=[2]`), and in `result` the "
+        "types of what comes out (`f32[N, 3, 8], i64[N]`), in sizes that its operands have.",
+    ),
     "A200": Code(
         "rule file too long",
         "The file has more characters than are read. Rules may be spread over several files.",

@@ -49,6 +49,26 @@ CODES: dict[str, Code] = {
         "A device was asked for explicitly and the backend cannot use it here. `auto` takes what "
         "there is.",
     ),
+    "A510": Code(
+        "an operator that torch alone runs",
+        "An operator `aten.NAME` is carried from the network's source, and nothing but torch can "
+        "compute it: not NumPy, not exact numbers. Rewrites work in all parts of the network whose "
+        "check need not compute it.",
+    ),
+    "A511": Code(
+        "torch has no such operator",
+        "The text uses `aten.NAME` with an overload that the installed torch does not have.",
+    ),
+    "A512": Code(
+        "an operator of torch that is not run",
+        "Of torch's operators archir runs those that compute tensors from tensors and numbers: no "
+        "random numbers, no files, nothing that writes to its operands or depends on how they lie "
+        "in memory.",
+    ),
+    "A513": Code(
+        "a carried operator does not fit its operands",
+        "torch refuses the call that the text states, or gives results of other types.",
+    ),
     "A520": Code(
         "no such source",
         "A network is imported from torchvision:NAME[@WEIGHTS], timm:NAME[@TAG], file.py:factory, "

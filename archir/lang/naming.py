@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from archir.diag import Diagnostic, Span
 from archir.lang.program import Draft, Group, Scope
+from archir.lang.tree import name_of
 
 
 @dataclass
@@ -98,8 +99,8 @@ def _name_loose(loose: list[Draft], scope: Scope, naming: Naming) -> None:
     counts = Counter(draft.op for draft in loose)
     seen: Counter[str] = Counter()
     for draft in loose:
-        name = draft.op
-        if counts[name] > 1:
+        name = name_of(draft.op)
+        if counts[draft.op] > 1:
             if draft.params:
                 naming.problems.append(_needs_label(draft, scope))
             seen[name] += 1

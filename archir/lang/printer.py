@@ -15,7 +15,7 @@ from archir.lang.elaboration import load
 from archir.lang.flat import arch_name, fresh, preprocess, print_flat
 from archir.lang.format import format_text
 from archir.lang.regions import Kind, Plan, Unit
-from archir.lang.tree import KEYWORDS, is_name, write_path
+from archir.lang.tree import KEYWORDS, is_name, name_of, write_path
 from archir.ops.record import OpSet
 
 MAX_SEGMENTS = 60
@@ -281,7 +281,7 @@ class _Printer:
         for chain in chains:
             for index, unit in enumerate(chain.units):
                 if unit.node is not None:
-                    by_op.setdefault(unit.node.op, []).append((chain, index, unit.node))
+                    by_op.setdefault(name_of(unit.node.op), []).append((chain, index, unit.node))
         for op, found in by_op.items():
             plain = [entry for entry in found if entry[0].labels[entry[1]] == op]
             numbered = [

@@ -173,7 +173,7 @@ class Restated:
             site = origin.site
             if here and origin.default and isinstance(site, t.Stage | t.Call | t.Chain | t.Unary):
                 label = name[len(origin.scope.path) + 1 :] if origin.scope.path else name
-                if label != self.program.graph.node(name).op:
+                if label != t.name_of(self.program.graph.node(name).op):
                     edits += extend(site, origin.statement, t.write_path(label), "")
         return edits
 
@@ -423,7 +423,7 @@ class Restated:
             label = unit.label.removeprefix(prefix)
             if len(chain) == 1 and target == unit.name:
                 label = ""
-            if label == unit.op and not self.labels:
+            if label == t.name_of(unit.op) and not self.labels:
                 label = ""
             text += self._stage(unit, label, first=not place, alone=len(chain) == 1)
         self.names[last] = target

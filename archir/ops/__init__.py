@@ -25,6 +25,7 @@ from archir.ops import (
     source,
     spread,
 )
+from archir.ops.carried import carried
 from archir.ops.record import OpSet
 
 BUILTIN = (
@@ -48,8 +49,8 @@ BUILTIN = (
 )
 """The records that archir ships (the entry point ``archir.ops`` offers them)."""
 
-STANDARD = OpSet(BUILTIN)
-"""The standard operator set."""
+STANDARD = OpSet(BUILTIN, carried)
+"""The standard operator set, and ATen's operators by their names."""
 
 
 @lru_cache(maxsize=1)
@@ -74,4 +75,4 @@ def installed_ops() -> OpSet:
                 )
             owners[name] = owner
             records.append(op)
-    return OpSet(records) if owners.keys() != STANDARD.keys() else STANDARD
+    return OpSet(records, carried) if owners.keys() != STANDARD.keys() else STANDARD

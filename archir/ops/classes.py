@@ -142,7 +142,7 @@ class AxisClasses:
         for value, axes in zip(node.inputs, use.axes.operands, strict=True):
             for axis, structure in zip(axes, self._values[value], strict=True):
                 if axis.opaque:
-                    why = f"`{node.op}` mixes the entries of that axis"
+                    why = f"`{node.op}` {self.ops[node.op].opaque}"
                     self._block(structure, why)
                     env.update((n, fixed(use.sizes[n])) for n in axis.names() if n not in env)
                     continue

@@ -215,7 +215,8 @@ def _instance(
 ) -> Instance:
     attrs = dict(items)
     check_count(op, len(types))
-    if op.result_dtype is None and len({t.dtype for t in types}) > 1:
+    alike = op.result_dtype is None and op.results is None
+    if alike and len({t.dtype for t in types}) > 1:
         shapes = " and ".join(map(str, types))
         raise OpError("A110", f"`{op.name}` reads tensors of different element types: {shapes}")
     axes = _expanded(op, attrs, types)
@@ -230,6 +231,8 @@ def _instance(
         if len(known) != len(shape):
             raise OpError("A111", f"the result of `{op.name}` has a size that cannot be written")
         results.append(TensorType(dtype, known))
+    if op.results is not None:
+        results = list(op.results(attrs))
     params = {}
     for param in op.present(attrs):
         shape = tuple(measure(axis, sizes) for axis in axes.params[param.role])
@@ -293,6 +296,8 @@ def _sizes(op: Op, attrs: Attrs, types: tuple[TensorType, ...], axes: Expanded) 
     if op.stated is not None:
         wanted = stated_sizes(op, attrs, types[0])
         pending.extend((axis, size, "") for axis, size in zip(axes.results[0], wanted, strict=True))
+    for axes_, type_ in zip(axes.results, op.results(attrs) if op.results else (), strict=False):
+        pending.extend((axis, size, "") for axis, size in zip(axes_, type_.shape, strict=True))
     while pending:
         rest: list[tuple[Axis, Size, str]] = []
         for axis, size, why in pending:

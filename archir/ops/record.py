@@ -121,7 +121,9 @@ class Op:
     stay), ``rescale`` the attributes that are divided by r where each entry along a name, which
     is summed over, comes to stand r times. ``products`` are the multiply-accumulates of what is
     no weighted sum: products of axis names (``n t s d``), added up. ``divisors`` are the operands
-    that have no value at 0, being divided by: no zeros may be brought there.
+    that have no value at 0, being divided by: no zeros may be brought there. ``results`` gives the
+    types of the results where the attributes state them in full; ``opaque`` says what is wrong
+    with a change of an axis that bears a ``!``.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Op:
     stated: str | None = None
     products: Callable[[Attrs, tuple[TensorType, ...]], tuple[str, ...]] | None = None
     divisors: tuple[int, ...] | Callable[[Attrs], tuple[int, ...]] = ()
+    results: Callable[[Attrs], tuple[TensorType, ...]] | None = None
+    opaque: str = "mixes the entries of that axis"
 
     def attr(self, name: str) -> Attr | None:
         """The attribute of a name, if the operator has it."""
@@ -168,9 +172,15 @@ class Op:
 
 
 class OpSet(Mapping[str, Op]):
-    """The operators a network may use; a value, passed explicitly."""
+    """The operators a network may use; a value, passed explicitly.
 
-    def __init__(self, ops: Iterable[Op]) -> None:
+    ``others`` makes the records of operators that are not listed, by their names.
+    """
+
+    def __init__(
+        self, ops: Iterable[Op], others: Callable[[str], Op | None] = lambda name: None
+    ) -> None:
+        self._others = others
         self._ops: dict[str, Op] = {}
         for op in ops:
             if op.name in self._ops:
@@ -178,7 +188,10 @@ class OpSet(Mapping[str, Op]):
             self._ops[op.name] = op
 
     def __getitem__(self, name: str) -> Op:
-        return self._ops[name]
+        found = self._ops.get(name) or self._others(name)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._ops)

@@ -98,7 +98,7 @@ class PatternReader:
         seen: dict[str, int] = {}
         for node in free:
             seen[node.op] = seen.get(node.op, 0) + 1
-            name = node.op if count[node.op] == 1 else f"{node.op}{seen[node.op]}"
+            name = t.name_of(node.op) + ("" if count[node.op] == 1 else str(seen[node.op]))
             while name in taken:
                 name += "_"
             taken.add(name)

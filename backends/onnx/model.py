@@ -14,12 +14,16 @@ from archir.ir.graph import Graph, Output, Value
 from archir.ir.hash import graph_hash
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Array
+from archir.ops.carried import is_carried
 from archir.weights.store import check_weights
 
 from .frame import BY_NAME, DTYPES, Frame, tensor
 from .lowering import LOWER, UNSUPPORTED
 from .precision import FULL, Precision
 from .versions import DEFAULT, resolve
+
+
+CARRIED = "it is an operator of ATen that archir does not know, and is carried for torch alone"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def skeleton(
     frame = _named(graph, weights, opset, results, types, precision)
     for node in graph:
         if node.op not in LOWER:
-            reason = UNSUPPORTED.get(node.op, "it has no entry in the backend's table")
+            unlisted = CARRIED if is_carried(node.op) else "it has no entry in the backend's table"
+            reason = UNSUPPORTED.get(node.op, unlisted)
             raise error("A501", f"ONNX cannot express `{node.op}`: {reason}", node=node.name)
         LOWER[node.op](frame.site(node))
     for output in results:

@@ -12,10 +12,12 @@ from archir.ir.graph import Graph, Value
 from archir.ir.memory import uncollected
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array
+from archir.ops.carried import is_carried
 from archir.ops.record import OpSet
 from archir.weights.init import constants_of, init_weights
 from archir.weights.store import Weights, check_weights
 
+from . import carried
 from .frame import Frame, Site, array_of, tensor_of
 from .lowering import LOWER, UNSUPPORTED
 
@@ -142,12 +144,13 @@ def _lowered(
     for node in graph:
         if needed is not None and node.name not in needed:
             continue
-        if node.op not in LOWER:
+        lowering = carried.lower if is_carried(node.op) else LOWER.get(node.op)
+        if lowering is None:
             reason = UNSUPPORTED.get(node.op, "it has no entry in the backend's table")
             raise error("A501", f"torch cannot run `{node.op}`: {reason}", node=node.name)
         types = tuple(graph.type_of(value) for value in node.inputs)
         site = Site(frame, node, types, tuple(made[value] for value in node.inputs))
-        found = LOWER[node.op](site)
+        found = lowering(site)
         frame.settle(node.name)
         calls = found if isinstance(found, tuple) else (found,)
         if node.name in rounded:

@@ -84,13 +84,14 @@ def test_a_symbolic_batch_goes_through_every_operator() -> None:
     for op in STANDARD.values():
         for sample in op.samples:
             ranks = {t.rank for t in sample.inputs}
+            weights = {1, 2} if op.name.startswith("dynamic_") else set()
             if not sample.inputs or (op.name, sample.attrs.get("axis")) == ("concat", 0):
                 continue
             shapes = [
                 ("N", *t.shape[1:])
-                if t.rank == max(ranks) and t.rank > 1 and t.shape[0] != 1
+                if t.rank == max(ranks) and t.rank > 1 and t.shape[0] != 1 and place not in weights
                 else t.shape
-                for t in sample.inputs
+                for place, t in enumerate(sample.inputs)
             ]
             if any("N" in shape for shape in shapes):
                 dtypes = tuple(t.dtype for t in sample.inputs)
