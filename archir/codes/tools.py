@@ -142,6 +142,51 @@ CODES: dict[str, Code] = {
         "float32 and does not show it. The outputs differ by more than the stated bound, or a "
         "value is beyond float16's 65,504. `--keep PATH` leaves layers in float32.",
     ),
+    "A530": Code(
+        "no whole ONNX file",
+        "The file is of another kind, empty, cut short or damaged, or a name in it is not UTF-8.",
+    ),
+    "A531": Code(
+        "the ONNX file is wrong",
+        "The graph breaks a rule of ONNX: a name is made twice or never, nodes form a cycle, an "
+        "attribute is missing or of the wrong type, a tensor holds other than it declares. The "
+        "message names the node.",
+    ),
+    "A532": Code(
+        "external data that is not read",
+        "Weights outside the model file are read from the model's own folder alone: no absolute "
+        "path, no `..`, no link that leads out. The file must be there and hold what is declared.",
+    ),
+    "A533": Code(
+        "the ONNX file is too large",
+        "Files are not trusted: there are limits on fields, nodes, levels, the elements of a "
+        "tensor, the weights that a small file may make, and on what a comparison may cost.",
+    ),
+    "A534": Code(
+        "version of ONNX not read",
+        "Opsets from 7 to the newest of the installed onnx are read. onnx.version_converter "
+        "converts files of other opsets.",
+    ),
+    "A535": Code(
+        "operators without a counterpart",
+        "archir has no operator for these, and no composition that computes the same: loops, "
+        "recurrent layers, quantised numbers, other domains. The message lists all of them.",
+    ),
+    "A536": Code(
+        "a node that cannot be raised",
+        "archir knows the operator but not this use of it: an attribute, an element type, a shape "
+        "that depends on computed values. All such nodes are listed.",
+    ),
+    "A537": Code(
+        "nothing to compare an import with",
+        "An import is checked by running the ONNX file and the network side by side. ONNX Runtime "
+        "cannot run the file, or torch not the network.",
+    ),
+    "A538": Code(
+        "the imported network computes something else",
+        "ONNX Runtime on the file and the raised network differ by more than the stated bound, so "
+        "nothing was imported. That is a fault of archir: please report it with the file.",
+    ),
     "A600": Code(
         "the network has no weights",
         "The command computes with weights, and there are none beside the text. `archir train` and "
