@@ -21,12 +21,13 @@ def constant_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     return f"-> [{', '.join(map(str, np.shape(attrs['value'])))}]"  # type: ignore[arg-type]
 
 
-def parameter_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
-    """The shape as stated; what is trained is part of the state."""
+def _parameter_dtype(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+    # What is trained is part of the state. Said here: laws need a signature that is the same for
+    # all uses.
     if not attrs["persistent"] and not attrs["buffer"]:
         message = "a `parameter` that is not persistent is a buffer: `buffer` cannot be false"
         raise OpError("A114", message, attr="buffer")
-    return "value[*s] -> [*s]"
+    return _dtype(attrs, types)
 
 
 def _is_buffer(attrs: Attrs, types: tuple[TensorType, ...]) -> AttrValue:
@@ -74,7 +75,7 @@ CONSTANT = Op(
 PARAMETER = Op(
     name="parameter",
     doc="A tensor of the network's own that is not a layer's: trained, or a buffer.",
-    signature=parameter_signature,
+    signature="value[*s] -> [*s]",
     operands=(0, 0),
     attrs=(
         Attr("shape", Kind.INTS, least=1),
@@ -86,7 +87,7 @@ PARAMETER = Op(
     params=(Param("value", "fill"),),
     equations={"*s": "shape"},
     reference=_parameter,
-    result_dtype=_dtype,
+    result_dtype=_parameter_dtype,
     samples=(
         Sample((), {"shape": (3, 1, 1)}),
         Sample((), {"shape": (2, 5)}),
