@@ -20,6 +20,8 @@ from . import layers, runtime
 from .feeds import Symbols
 from .precision import FULL, LARGEST, Precision
 
+MOST = 8
+"""So many layers are named in a hint."""
 GIVEN = ("input", "parameter", "constant")
 
 
@@ -87,12 +89,32 @@ def imprecise(case: Case, output: str, far: float, limit: float, *, finite: bool
         own.graph, case.symbols, _reference(case), _rounded(case), _inner(own.graph), limit
     )
     why = f"; {found.text()}" if found else ""
-    if found and not found.finite and found.largest > LARGEST:
-        why += f", beyond float16's {LARGEST:,.0f}"
-    hint = f"--keep {found.node} leaves that layer in float32" if found else "--precision fp32"
+    hint = _hint(case, found) if found else "--precision fp32"
     node = found.node if found else output
     made = Diagnostic("A550", message + why, hint=hint, node=node)
     return ArchirError(made, status=CHECK_FAILED)
+
+
+def _beyond(case: Case) -> list[str]:
+    """The float16 nodes whose values, in float32, float16 cannot hold, and those that read them."""
+    own = case.subject
+    found: set[str] = set()
+    for group in layers.groups(own.graph, _inner(own.graph), case.symbols):
+        for value, array in zip(group, _reference(case)(group), strict=True):
+            if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > LARGEST:
+                found |= {value.node, *(r.name for r, _, _ in own.graph.readers(value.node))}
+    return [node.name for node in own.graph if node.name in found & own.precision.half]
+
+
+def _kept(nodes: Sequence[str]) -> str:
+    """What to say on the command line so that some layers stay in float32; blocks where many."""
+    parts = [node.split(".") for node in nodes]
+    names, depth = list(nodes), max(map(len, parts))
+    while len(names) > MOST and depth > 1:
+        depth -= 1
+        names = list(dict.fromkeys(".".join(part[:depth]) for part in parts))
+    shown = " ".join(f"--keep {name}" for name in names)
+    return f"{shown} leaves {'that layer' if len(nodes) == 1 else 'these layers'} in float32"
 
 
 def not_finite(case: Case) -> ArchirError:
@@ -146,7 +168,8 @@ def _amount(far: float, *, finite: bool) -> str:
 def _hint(case: Case, found: layers.Difference) -> str:
     if not case.subject.precision.half:
         return "`archir explain A506` says what may be to blame"
-    return f"--keep {found.node} leaves that layer in float32"
+    beyond = [] if found.finite else _beyond(case)
+    return _kept(beyond or [found.node])
 
 
 def _inner(graph: Graph) -> list[Value]:

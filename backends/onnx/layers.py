@@ -55,7 +55,7 @@ class Difference:
         if not self.finite:
             return (
                 f"the first layer that is not finite is {where}; in the network its largest "
-                f"magnitude is {self.largest:.3g}"
+                f"magnitude is {self.largest:.5g}"
             )
         return (
             f"the first layer that differs is {where}: {_amount(self.at)} there, "
