@@ -332,6 +332,7 @@ GATHER = Op(
     samples=(
         Sample((_t(5, 3), _i(2, 4))),
         Sample((_t(2, 6, 3), _i(4)), {"axis": 1}),
+        Sample((_t(5, 2, 6), TensorType("i32", (3, 2))), {"axis": -1}),
     ),
 )
 
@@ -345,7 +346,11 @@ EMBEDDING = Op(
     reference=_embedding,
     result_dtype=lambda attrs, types: "f32",
     field="an index is taken modulo the number of rows",
-    samples=(Sample((_i(2, 5),), {"num": 7, "dim": 3}), Sample((_i(3),), {"num": 4, "dim": 2})),
+    samples=(
+        Sample((_i(2, 5),), {"num": 7, "dim": 3}),
+        Sample((_i(3),), {"num": 4, "dim": 2}),
+        Sample((TensorType("i32", (2, 3, 4)),), {"num": 5, "dim": 2}),
+    ),
 )
 
 OPS = (CHUNK, SLICE, SELECT, EXPAND, PAD, ROLL, GATHER, EMBEDDING)

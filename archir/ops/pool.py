@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
@@ -33,15 +34,32 @@ def _avg_pool(
 ) -> tuple[Array, ...]:
     seen = windows(x[0], a, k.number(0))
     sums = k.sum(seen, _taps(seen, a))
-    if a["count_include_pad"]:
-        return (
-            k.multiply(
-                sums,
-                k.number(Fraction(1, int(np.prod(ints(a["kernel"]))))),
-            ),
-        )
-    counts = _valid(x[0], a).sum(axis=_taps(seen, a))
+    if not a["count_include_pad"]:
+        return (k.divide(sums, k.array(_valid(x[0], a).sum(axis=_taps(seen, a)))),)
+    whole = int(np.prod(ints(a["kernel"])))
+    counts = padded_counts(a, ints(x[0].shape[2:]), ints(sums.shape[2:]))
+    if (counts == whole).all():
+        return (k.multiply(sums, k.number(Fraction(1, whole))),)
     return (k.divide(sums, k.array(counts)),)
+
+
+def padded_counts(
+    attrs: Attrs, extents: tuple[int, ...], after: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    """How many entries of the padded image each window holds: fewer where it ends beyond that.
+
+    Args:
+        attrs: The attributes of an `avg_pool`.
+        extents: The spatial extents before it.
+        after: Those of its result.
+    """
+    kernel, stride, padding = (ints(attrs[n]) for n in ("kernel", "stride", "padding"))
+    counts = np.ones((), np.int64)
+    for size, count, *window in zip(extents, after, kernel, stride, padding, strict=True):
+        taps, step, margin = window
+        starts = np.arange(count) * step - margin
+        counts = np.multiply.outer(counts, np.minimum(starts + taps, size + margin) - starts)
+    return np.asarray(counts)
 
 
 def _global_avg(
@@ -95,7 +113,11 @@ AVG_POOL = Op(
     name="avg_pool",
     doc="The mean of each window.",
     signature="x[n, c, *s] -> [n, c, *s']",
-    attrs=(*_WINDOW, Attr("count_include_pad", Kind.BOOL, default=True)),
+    attrs=(
+        *_WINDOW,
+        Attr("count_include_pad", Kind.BOOL, default=True),
+        Attr("ceil_mode", Kind.BOOL, default=False),
+    ),
     equations={"*k": "kernel"},
     derive=extents,
     reference=_avg_pool,
@@ -107,6 +129,8 @@ AVG_POOL = Op(
             {"kernel": (3, 5), "stride": 2, "padding": (1, 2), "count_include_pad": False},
         ),
         Sample((_t(2, 3, 9),), {"kernel": 3, "stride": 1}),
+        Sample((_t(1, 3, 7, 8),), {"kernel": (2, 3), "stride": 2, "padding": 1, "ceil_mode": True}),
+        Sample((_t(2, 3, 7, 5),), {"kernel": 2, "count_include_pad": False, "ceil_mode": True}),
     ),
 )
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from archir.ops.pool import padded_counts
 from archir.target import extended
 from archir.weights.store import numpy_dtype
 
@@ -72,9 +73,19 @@ def _max_pool(at: Site) -> None:
 
 
 def _avg_pool(at: Site) -> None:
-    at.emit(
-        "AveragePool", *at.args, **_window(at), count_include_pad=int(at.attr("count_include_pad"))
+    window, include = _window(at), at.attr("count_include_pad")
+    if window["pads"] == 2 * at.ints("padding") or not include:
+        at.emit("AveragePool", *at.args, **window, count_include_pad=int(include))
+        return
+    # What is padded to round up counts for ONNX, not for torch.
+    before, after = (
+        [size for size in type_.shape[2:] if isinstance(size, int)]
+        for type_ in (at.types[0], at.node.types[0])
     )
+    counts = padded_counts(at.node.attrs, tuple(before), tuple(after))
+    share = np.asarray(np.prod(window["kernel_shape"]) / counts, at.dtype)
+    means = at.helper("means", "AveragePool", *at.args, **window, count_include_pad=1)
+    at.emit("Mul", means, at.constant("shares", share))
 
 
 def _window(at: Site) -> dict[str, list[int]]:

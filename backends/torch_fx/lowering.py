@@ -100,7 +100,9 @@ def _max_pool(at: Site) -> fx.Node:
 
 def _avg_pool(at: Site) -> fx.Node:
     layer: Callable[..., nn.Module] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[at.rank - 3]
-    return at.stateless(layer(*_window(at), count_include_pad=at.attr("count_include_pad")))
+    kernel, stride, padding = _window(at)
+    include = at.attr("count_include_pad")
+    return at.stateless(layer(kernel, stride, padding, at.attr("ceil_mode"), include))
 
 
 def _global_avg_pool(at: Site) -> fx.Node:

@@ -124,9 +124,7 @@ def _cumsum(at: Site) -> fx.Node:
 
 def _gather(at: Site) -> fx.Node:
     x, index = at.args
-    axis, places = at.attr("axis"), at.types[1].rank
-    if places == 1:
-        return at.call(torch.index_select, x, axis, index)
+    axis = at.attr("axis")
     return at.call(operator.getitem, x, (*[slice(None)] * axis, index))
 
 
