@@ -9,6 +9,7 @@ from typing import cast
 from archir.api import Network, frozen, library
 from archir.diag import Source, error
 from archir.lang import load as load_program
+from archir.lang.parametrise import parametrised
 from archir.lang.printer import print_graph
 from archir.ops import installed_ops
 from archir.proof.certificate import Certificate
@@ -40,7 +41,7 @@ def import_network(source: str, options: ImportOptions | None = None) -> tuple[N
     found = importer(rest, chosen)
     chosen.report("writing the text")
     ops = installed_ops()
-    text = print_graph(found.graph, ops)
+    text = parametrised(print_graph(found.graph, ops), ops)
     program = load_program(Source(f"{found.graph.name}.arch", text), ops)
     network = Network(
         program,
