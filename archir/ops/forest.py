@@ -305,8 +305,8 @@ class Forest:
                 continue
             segment = rest.popleft()
             size = segment_size(segment)
-            if not isinstance(size, int):
-                return None
+            if not isinstance(size, int):  # a batch times heads: the heads alone are cut off
+                return None if outer or rest else self._factor_alone(segment, inner, labels)
             if size % inner == 0:
                 found = self._factor_segment(segment, inner, labels)
                 if found is None:
@@ -330,6 +330,13 @@ class Forest:
         assert inside is not None
         return self.resolve(tuple(outer)), self.resolve(inside)
 
+    def _factor_alone(
+        self, segment: Segment, inner: int, labels: tuple[str, str]
+    ) -> tuple[Structure, Structure] | None:
+        """The only segment of an axis, whose size is a symbol times a number."""
+        found = self._factor_segment(segment, inner, labels)
+        return None if found is None else (self.resolve((found[0],)), self.resolve((found[1],)))
+
     def _factor_segment(
         self, segment: Segment, inner: int, labels: tuple[str, str]
     ) -> tuple[Segment, Segment] | None:
@@ -342,7 +349,8 @@ class Forest:
                 (again,) = self._resolve((Factor(FIXED, 1), factor))
                 rest.extend(again[1:])
                 continue
-            assert isinstance(factor.size, int)
+            if not isinstance(factor.size, int):
+                return None
             if need % factor.size == 0:
                 taken.insert(0, factor)
                 need //= factor.size

@@ -371,3 +371,21 @@ def test_the_order_of_statements_does_not_matter() -> None:
     ]
     assert found[0] == found[1]
     assert any(site.startswith("a.") for site, _, _ in found[0])
+
+
+def test_heads_beside_a_symbolic_batch_are_a_class() -> None:
+    """torch's multi-head attention puts the heads behind the batch, on one axis."""
+    text = """
+    input x: f32[5, N, 12]
+    q = linear(x, 12) |> reshape([5, -1, 3]) |> permute([1, 0, 2])
+    heads = q |> reshape([-1, 4, 5, 3]) |> permute([2, 0, 1, 3]) |> reshape([5, -1, 12])
+    output y = linear(heads, 2)
+    """
+    graph = net(text)
+    classes = AxisClasses(graph, STANDARD)
+    maker = next(node.name for node in graph if node.op == "linear")
+    held = class_of(classes, f"{maker}.weight", 0, 4)
+    assert not held.obstacles
+    assert held.site == f"{maker}.outer"
+    whole = [(len(c.obstacles), c.size) for c in classes.classes.values() if c.name == maker]
+    assert sorted(whole) == [(0, 3), (0, 4)]
