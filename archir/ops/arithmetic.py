@@ -24,6 +24,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 PRIME = 1048571
 FAN_IN = 32768
+ENDLESS = 10**40
+"""What stands for infinity where numbers are exact."""
 
 
 class Arithmetic(Protocol):
@@ -69,6 +71,13 @@ class Arithmetic(Protocol):
 
     def function(self, name: str, a: Array, real: Callable[[Array], Array]) -> Array:
         """A function of single entries: ``real`` on floats, elsewhere a fixed one of that name."""
+
+
+def exactly(value: float | Fraction) -> Fraction:
+    """A number as it is written; an infinite one is larger than all that are met."""
+    if isinstance(value, float) and math.isinf(value):
+        return Fraction(ENDLESS if value > 0 else -ENDLESS)
+    return value if isinstance(value, Fraction) else Fraction(repr(value))
 
 
 class Floating:
@@ -132,7 +141,7 @@ class Rational:
     name = "rational"
 
     def number(self, value: float | Fraction) -> Any:
-        return value if isinstance(value, Fraction) else Fraction(repr(value))
+        return exactly(value)
 
     def array(self, values: npt.ArrayLike) -> Array:
         source = np.asarray(values)
@@ -220,7 +229,7 @@ class Residues:
     name = "gf"
 
     def number(self, value: float | Fraction) -> Any:
-        exact = value if isinstance(value, Fraction) else Fraction(repr(value))
+        exact = exactly(value)
         residue = exact.numerator * pow(exact.denominator, -1, PRIME) % PRIME
         return np.float64(residue - PRIME if residue > PRIME // 2 else residue)
 

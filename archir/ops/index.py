@@ -288,7 +288,7 @@ PAD = Op(
         Attr("before", Kind.INTS, least=0, doc="one number an axis"),
         Attr("after", Kind.INTS, least=0, doc="one number an axis"),
         Attr("mode", Kind.STRING, "constant", doc=", ".join(PAD_MODES)),
-        Attr("value", Kind.FLOAT, 0.0),
+        Attr("value", Kind.FLOAT, 0.0, unbounded=True),
     ),
     equations={"*b": "before", "*e": "after"},
     reference=_pad,

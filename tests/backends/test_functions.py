@@ -249,6 +249,19 @@ def test_whether_any_or_all_are_true(net: Any, op: str) -> None:
         assert np.array_equal(result, wanted)
 
 
+def test_a_padding_that_never_wins(net: Any) -> None:
+    x = net.input("x", "N", 3, 5, 6)
+    y = net.add("pad", "pad", x, before=(0, 0, 0, 1), after=(0, 0, 1, 1), value=-INF)
+    graph = net.build(y=net.add("pool", "max_pool", y, kernel=3, stride=2))
+    values = np.random.Generator(np.random.PCG64(0)).standard_normal((2, 3, 5, 6), np.float32)
+    given = torch.from_numpy(values)
+    padded = functional.pad(given, (1, 1, 0, 1), value=-INF)
+    wanted = functional.max_pool2d(padded, 3, 2)
+    for found in (torch_fx, backend):
+        (result,) = found.forward(graph, {}, {"x": values})
+        assert torch.equal(torch.from_numpy(result), wanted)
+
+
 TEXT = """version 1
 arch choices {
     input x: f32[N, 4, 6]

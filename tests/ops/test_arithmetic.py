@@ -108,6 +108,19 @@ def test_numbers() -> None:
     assert Rational().array([[1, 0.5]]).tolist() == [[Fraction(1), Fraction(1, 2)]]
 
 
+def test_infinity_is_larger_than_all_that_are_met() -> None:
+    k = Rational()
+    low, high = k.number(-np.inf), k.number(np.inf)
+    assert low == -high
+    assert high > k.number(3.4e38)
+    assert k.array((1.5, -np.inf)).tolist() == [Fraction(3, 2), low]
+    field = Residues()
+    assert field.number(np.inf) == field.number(high)
+    assert field.number(-np.inf) == -field.number(high) != 0
+    with pytest.raises(ValueError, match="nan"):
+        k.number(np.nan)
+
+
 def test_equality_is_that_of_residues() -> None:
     """One residue has one index, also at the edge where rounding may leave p/2 on either side."""
     edge = np.array([LARGEST, -LARGEST - 1, LARGEST + 1, -LARGEST], np.float64)
