@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -67,13 +68,13 @@ def read_safetensors(path: Path, head: bytes) -> StateDict:
         ArchirError: A610, the file is not whole.
     """
     try:
-        file = safe_open(path, framework="np")
+        file: Any = safe_open(path, framework="np")
         return {key: _stored(path, file, key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as reason:
         raise malformed(path, head, str(reason)) from None
 
 
-def _stored(path: Path, file: safe_open, key: str) -> Stored:
+def _stored(path: Path, file: Any, key: str) -> Stored:
     found = file.get_slice(key)
     raw = str(found.get_dtype())
 

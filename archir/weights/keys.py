@@ -133,7 +133,8 @@ def match(paths: Iterable[str], keys: Iterable[str]) -> Matching:
         key = prefix + path if kind == "removed" else path.removeprefix(prefix)
         if key in rest and (kind == "removed" or path.startswith(prefix)):
             pairs[path] = (key, "prefix")
-    return Matching({path: pairs[path] for path in every if path in pairs}, **{kind: prefix})
+    removed, added = (prefix, "") if kind == "removed" else ("", prefix)
+    return Matching({path: pairs[path] for path in every if path in pairs}, removed, added)
 
 
 def _cuts(key: str) -> Iterator[tuple[str, str]]:

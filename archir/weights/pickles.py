@@ -8,13 +8,12 @@ refused with the name of what stands there.
 
 from __future__ import annotations
 
-import io
 import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, Literal, cast
 
 from archir.diag import ArchirError, error
 
@@ -68,7 +67,7 @@ def _refused(path: Path, why: str, hint: str = "") -> ArchirError:
     return error("A626", f"cannot read {path}: {why}", hint=hint)
 
 
-def _check_archive(path: Path, stream: BinaryIO) -> None:
+def _check_archive(path: Path, stream: IO[bytes]) -> None:
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -94,7 +93,7 @@ def _check_archive(path: Path, stream: BinaryIO) -> None:
         raise _refused(path, f"its archive is cut short or damaged ({reason})") from None
 
 
-def _check_stream(path: Path, stream: BinaryIO) -> None:
+def _check_stream(path: Path, stream: IO[bytes]) -> None:
     bounded = _Bounded(stream)
     for number in range(5):  # magic number, version, machine, the object, the storages' keys
         values = _check_pickle(path, bounded)
@@ -125,7 +124,7 @@ def _check_pickle(path: Path, stream: _Bounded) -> list[object]:
 def _steps(stream: _Bounded) -> Iterator[tuple[str, object]]:
     """The opcodes with their arguments; names of things as ``module.name``."""
     last = ["?", "?"]
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", stream)):
         found = argument
         if opcode.name in _STRINGS:
             last = [last[1], str(argument)]
@@ -136,11 +135,11 @@ def _steps(stream: _Bounded) -> Iterator[tuple[str, object]]:
         yield opcode.name, found
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded:
     """A stream of which a certain number of bytes is read at most."""
 
-    def __init__(self, stream: BinaryIO | io.BufferedIOBase | object) -> None:
-        self.stream: BinaryIO = stream  # type: ignore[assignment]
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
         self.left = MAX_PICKLE
 
     def read(self, size: int = -1) -> bytes:
@@ -149,7 +148,7 @@ class _Bounded(io.RawIOBase):
         self.left -= size
         return self.stream.read(size)
 
-    def readline(self, size: int | None = -1) -> bytes:
+    def readline(self) -> bytes:
         found = self.stream.readline(min(self.left, 10_000))
         self.left -= len(found)
         return found
