@@ -41,7 +41,7 @@ def import_network(source: str, options: ImportOptions | None = None) -> tuple[N
     found = importer(rest, chosen)
     chosen.report("writing the text")
     ops = installed_ops()
-    text = parametrised(print_graph(found.graph, ops), ops)
+    text = parametrised(print_graph(found.graph, ops, found.kinds), ops)
     program = load_program(Source(f"{found.graph.name}.arch", text), ops)
     network = Network(
         program,

@@ -8,7 +8,7 @@ whatever else it offers (``lower``, ``weights_of``, ``build``, ``export``) it do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast
@@ -195,6 +195,8 @@ class Imported:
     """What the certificate says of its source: JSON values."""
     notes: tuple[str, ...] = ()
     """Lines for the user."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """What parts of the network are instances of: names for blocks of the text, by path."""
 
 
 class Importer(Protocol):

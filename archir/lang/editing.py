@@ -19,6 +19,7 @@ from archir.lang.difference import CannotEdit, Insertion, compare
 from archir.lang.elaboration import load
 from archir.lang.flat import fresh
 from archir.lang.format import format_text
+from archir.lang.outline import block_names
 from archir.lang.printer import print_graph
 from archir.lang.program import Origin, Program, Scope, Tensor
 from archir.lang.restating import changes, restated
@@ -59,7 +60,8 @@ def revise(program: Program, after: Graph, ops: OpSet) -> Program:
                 break
             if equal(again.graph, after):
                 return again
-    return load(Source(source.name, print_graph(after, ops)), ops)  # it has no parameters
+    kinds = block_names(program.origins)
+    return load(Source(source.name, print_graph(after, ops, kinds)), ops)  # it has no parameters
 
 
 def _layouts(text: str, source: Source) -> list[str]:

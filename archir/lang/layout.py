@@ -157,7 +157,7 @@ def spread(
     margin = len(line) + 1
     if len(line) > WIDTH // 2:
         margin = len(before) - len(before.lstrip()) + 2 * len(INDENT)
-    lines: list[str] = []
+    *lines, line = wrap(line, 0, 3 * INDENT)
     for (start, end), stage in zip(gaps(pipeline), pipeline.stages, strict=True):
         inside = [c for c in comments if start <= c.start < end]
         piece = "|> " + flat(stage, source)

@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Protocol
 
 from archir.diag import ArchirError, Source, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.memory import uncollected
-from archir.ir.same import difference, equal
+from archir.ir.same import difference
 from archir.ir.types import AttrValue
 from archir.lang import words
 from archir.lang.elaboration import load
 from archir.lang.flat import arch_name, fresh, preprocess, print_flat
 from archir.lang.format import format_text
-from archir.lang.regions import Kind, Plan, Unit
-from archir.lang.tree import KEYWORDS, is_name, name_of, write_path
+from archir.lang.regions import Plan, Unit
+from archir.lang.sharing import Kind
+from archir.lang.titles import titles
+from archir.lang.tree import KEYWORDS, name_of, write_path
 from archir.ops.record import OpSet
 
 MAX_SEGMENTS = 60
+MAX_LOOSE = 8
+"""A longer chain without blocks is cut at the modules that it runs through."""
+_OPERANDS = ("q", "k", "v", "mask")
+"""What an attention reads."""
 _SYMBOLS = {"add": " + ", "sub": " - ", "mul": " * ", "div": " / "}
 
 
-def print_graph(graph: Graph, ops: OpSet) -> str:
+class Attributes(Protocol):
+    """How a body says a node's attribute, or an entry of it; and its value."""
+
+    def __call__(self, node: Node, attr: str, entry: int | None = None) -> tuple[str, AttrValue]:
+        """The text, and the value in the first instance."""
+
+
+def print_graph(graph: Graph, ops: OpSet, kinds: Mapping[str, str] | None = None) -> str:
     """The canonical text of a graph, chains folded into pipelines and repetition into blocks.
 
     Loading the text gives the graph again, names included; that is checked here.
+
+    Args:
+        graph: The graph.
+        ops: The operators.
+        kinds: What its scopes are to be instances of: the name of a block by path, as far as
+            known. :func:`archir.lang.outline.block_names` gives those of a program.
 
     Raises:
         ArchirError: A910, the graph holds what the language cannot say.
     """
     reason = ""
     plain_names = not any(_odd(node.name) for node in graph)
-    for folded in (True, False) if plain_names else (False,):
+    for way in ("numbers", "blocks", "flat") if plain_names else ("flat",):
         try:
             with uncollected():
-                plain = _Printer(graph, ops).run() if folded else print_flat(graph, ops)
+                if way == "flat":
+                    plain = print_flat(graph, ops)
+                else:
+                    plain = _Printer(graph, ops, kinds or {}, numbers=way == "numbers").run()
                 text = format_text(Source("<printed>", plain))
                 again = load(Source("<printed>", text), ops).graph
         except ArchirError as problem:
             reason = str(problem)
             continue
         reason = difference(graph, again) or ""
-        if equal(graph, again):
+        if not reason:
             return text
     raise error("A910", f"the graph cannot be written as text: {reason}")
 
@@ -75,13 +99,17 @@ class _Scope:
     units: list[Unit]
     names: dict[Value, str]
     taken: set[str]
-    attributes: Callable[[Node, str], tuple[str, AttrValue]]
+    attributes: Attributes
     kind: Kind | None = None
+    numbers: dict[Value, str] = field(default_factory=dict)
+    """Constants that are written as numbers where they are read."""
     number: int = 2
     """Where the search for a numbered name goes on."""
 
     def refer(self, value: Value) -> str:
         """A value by its name; the piped tensor of a block is the keyword."""
+        if value in self.numbers:
+            return self.numbers[value]
         name = self.names[value]
         return name if name == "input" and self.kind is not None else write_path(name)
 
@@ -91,14 +119,22 @@ class _Scope:
 
 
 class _Printer:
-    def __init__(self, graph: Graph, ops: OpSet) -> None:
+    def __init__(
+        self, graph: Graph, ops: OpSet, kinds: Mapping[str, str], *, numbers: bool
+    ) -> None:
         self.graph = graph
         self.ops = ops
-        self.plan = Plan(graph, ops)
+        self.numbers = numbers
+        self.plan = Plan(graph, ops, kinds)
         self.ahead = words.ties_ahead(graph)
         self.shared = self.ahead | words.stated_before(graph)
         self.blocks: list[str] = []
         self.block_names = set(ops) | KEYWORDS | {"channels", "size", "rank", "min", "max"}
+        self.titles = titles(self.plan.kinds, kinds, self.block_names)
+        self.readers: dict[Value, list[tuple[Node, int]]] = {}
+        for node in graph:
+            for index, value in enumerate(node.inputs):
+                self.readers.setdefault(value, []).append((node, index))
 
     def run(self) -> str:
         graph = self.graph
@@ -120,7 +156,8 @@ class _Printer:
 
     def _arch(self, scope: _Scope) -> list[str]:
         chains: list[_Chain] = []
-        for chain in self._chains(scope.units, shared=True):
+        whole = self._chains(scope.units, shared=True)
+        for chain in [part for each in whole for part in self._split(each)]:
             prefix = _common([unit.name for unit in chain.units])
             if len(chain.units) > 1 and prefix in scope.taken:
                 chains += [_Chain([unit]) for unit in chain.units]
@@ -184,42 +221,76 @@ class _Printer:
         for unit in units:
             if unit.region is not None and unit.region.kind is not None:
                 self._block(unit.region.kind)
-        name = _block_name(region.prefix)
-        kind.name = fresh(name if name not in self.block_names else f"{name}_", self.block_names)
+        kind.name = fresh(self.titles[id(kind)], self.block_names)
         place = {node.name: index for index, node in enumerate(region.nodes)}
         kind.place = place
         cut = len(region.prefix) + 1
         kind.taken |= {"input", *words.RESERVED, *(unit.name[cut:] for unit in units)}
+        kind.tensors = [fresh("skip", kind.taken) for _ in region.sources[1:]]
 
-        def attributes(node: Node, attr: str) -> tuple[str, AttrValue]:
-            return kind.express(place[node.name], attr)
+        def attributes(node: Node, attr: str, entry: int | None = None) -> tuple[str, AttrValue]:
+            return kind.express(place[node.name], attr, entry)
 
-        names = {region.source: "input"}
+        names = dict(zip(region.sources, ["input", *kind.tensors], strict=True))
         scope = _Scope(region.prefix, units, names, kind.taken, attributes, kind)
+        if self.numbers:
+            self._write_numbers(scope)
         lines = self._block_body(scope, region.outs)
-        formals = [
+        formals = [f"{name}: tensor" for name in kind.tensors]
+        formals += [
             f"{f.name} = {words.write_value(f.default)}" if f.optional else f.name
             for f in kind.header()
         ]
         header = f"block {kind.name}" + (f"({', '.join(formals)})" if formals else "")
         self.blocks += [header + " {", *lines, "}"]
 
+    def _write_numbers(self, scope: _Scope) -> None:
+        """Let arithmetic say its constants as numbers, where the language names them so."""
+        here = {unit.node.name for unit in scope.units if unit.node is not None}
+        found: list[Node] = []
+        for unit in scope.units:
+            node = unit.node
+            readers = self.readers.get(Value(unit.name), [])
+            if node is None or node.op != "constant" or len(readers) != 1:
+                continue
+            reader = readers[0][0]
+            others = [v for v in reader.inputs if self.graph.node(v.node).op != "constant"]
+            fits = reader.op in _SYMBOLS and not reader.params and reader.name in here and others
+            plain = type(node.attrs["value"]) in (int, float) and Value(unit.name) not in (
+                self.plan.exported
+            )
+            if fits and plain and self.graph.type_of(others[0]).dtype == node.types[0].dtype:
+                found.append(node)
+        named = [scope.local(node.name) for node in found]
+        many = [f"constant{number}" for number in range(1, len(found) + 1)]
+        if named != (many if len(found) > 1 else ["constant"]):
+            return
+        for node in found:
+            scope.numbers[Value(node.name)] = scope.attributes(node, "value")[0]
+        scope.units = [unit for unit in scope.units if Value(unit.name) not in scope.numbers]
+
     def _block_body(self, scope: _Scope, outs: list[Value]) -> list[str]:
         chains = self._chains(scope.units, shared=False)
         ending = chains[-1]
         if ending.units[-1].outs != outs or self._read_inside(outs, scope):
             ending = _Chain([])
+        loose = [ending] if ending.units else []
         for chain in chains:
             locals_ = [scope.local(unit.name) for unit in chain.units]
             chain.labels = locals_
             if chain is ending:
                 continue
+            node = chain.units[0].node
             if len(chain.units) == 1:
                 chain.target, chain.labels = locals_[0], [""]
-            else:
-                chain.target = self._target(chain, locals_, scope)
-                self._number(chain, [name.removeprefix(chain.target + ".") for name in locals_])
-        self._drop_labels([chain for chain in chains if len(chain.units) > 1 or chain is ending])
+                if node is not None and any(value in scope.numbers for value in node.inputs):
+                    chain.labels = locals_
+                    loose.append(chain)
+                continue
+            chain.target = self._target(chain, locals_, scope)
+            self._number(chain, [name.removeprefix(chain.target + ".") for name in locals_])
+            loose.append(chain)
+        self._drop_labels([chain for chain in chains if any(chain is each for each in loose)])
         lines = [self._statement(chain, scope) for chain in chains if chain is not ending]
         if ending.units:
             return [*lines, f"output {self._expression(ending, scope)}"]
@@ -229,21 +300,38 @@ class _Printer:
         return any(value in outs for unit in scope.units for value in unit.inputs)
 
     def _target(self, chain: _Chain, locals_: list[str], scope: _Scope) -> str:
-        """A name for a chain in a block: that of its blocks' numbers, else a fresh letter."""
+        """A name for a chain in a block.
+
+        That of its only block, of what its paths share, or of what it is read as; else that of
+        its blocks' numbers, or a fresh letter.
+        """
         grouped = [n for n, u in zip(locals_, chain.units, strict=True) if u.region is not None]
+        if len(grouped) == 1 and not grouped[0].rpartition(".")[2].isdigit():
+            chain.labels[locals_.index(grouped[0])] = ""
+            return grouped[0]
+        wishes: list[str] = [_common(locals_), self._role(chain.units[-1].outs[0], chain)]
         if grouped:
-            prefix = _common(grouped) if len(grouped) > 1 else grouped[0].rpartition(".")[0]
-            if prefix and prefix not in scope.taken:
-                scope.taken.add(prefix)
-                return prefix
-        for letter in "yzwvuts":
-            if letter not in scope.taken:
-                scope.taken.add(letter)
-                return letter
+            wishes.append(_common(grouped) if len(grouped) > 1 else grouped[0].rpartition(".")[0])
+        for wish in [*wishes, *"yzwvuts"]:
+            if wish and (wish not in scope.taken or wish == locals_[-1]):
+                scope.taken.add(wish)
+                return wish
         while f"y{scope.number}" in scope.taken:
             scope.number += 1
         scope.taken.add(f"y{scope.number}")
         return f"y{scope.number}"
+
+    def _role(self, value: Value, chain: _Chain) -> str:
+        """What a value is to the operator that reads it, in a word; often there is none."""
+        readers = self.readers.get(value, [])
+        if len(readers) != 1:
+            return ""
+        reader, index = readers[0]
+        if reader.op in ("attention", "scaled_dot_product_attention"):
+            return _OPERANDS[index]
+        last = chain.units[-1].node
+        gates = last is not None and last.op in ("sigmoid", "hardsigmoid")
+        return "gate" if gates and reader.op == "mul" else ""
 
     # -- chains
 
@@ -262,8 +350,29 @@ class _Printer:
                     continue
             chain = _Chain([unit], unit.name.rpartition(".")[0])
             chains.append(chain)
-            ends[unit.outs[0]] = chain
+            if unit.node is None or unit.node.op != "parameter":
+                ends[unit.outs[0]] = chain
         return chains
+
+    def _split(self, chain: _Chain) -> list[_Chain]:
+        """Cut a chain of the arch where it enters or leaves the blocks of a deeper path."""
+        cut = len(_common([unit.name for unit in chain.units]).split("."))
+        found: list[_Chain] = []
+        loose = False
+        groups = groupby(chain.units, lambda unit: unit.name.split(".")[: cut + 1])
+        for _, members in groups:
+            units = list(members)
+            blocks = any(unit.region is not None for unit in units)
+            own = 1 < len(units) < len(chain.units)
+            if own and (blocks or len(chain.units) > MAX_LOOSE):
+                found += self._split(_Chain(units))
+                loose = False
+            elif loose:
+                found[-1].units += units
+            else:
+                found.append(_Chain(units))
+                loose = True
+        return [part for each in found for part in _numbered_or_single(each)]
 
     @staticmethod
     def _number(chain: _Chain, tails: list[str]) -> None:
@@ -316,13 +425,15 @@ class _Printer:
 
     def _free_tensor(self, node: Node, chain: _Chain, scope: _Scope) -> str:
         own = node.params == {"value": node.name}
-        if scope.kind is not None or not own or not node.attrs["persistent"]:
+        if not own or not node.attrs["persistent"]:
             return ""
         word = "buffer" if node.attrs["buffer"] else "param"
-        init = node.attrs["init"]
+        init = scope.attributes(node, "init")[0]
         scope.names[Value(node.name)] = chain.target
-        tail = f" = {words.write_value(init)}" if init != 0 or str(init) == "-0.0" else ""
-        return f"{word} {write_path(chain.target)}: {words.write_type(node.types[0])}{tail}"
+        tail = f" = {init}" if init not in ("0", "0.0") else ""
+        shape = scope.attributes(node, "shape")[0]
+        type_ = f"{node.attrs['dtype']}{shape}"
+        return f"{word} {write_path(chain.target)}: {type_}{tail}"
 
     def _expression(self, chain: _Chain, scope: _Scope) -> str:
         parts: list[str] = []
@@ -366,11 +477,11 @@ class _Printer:
         assert region is not None
         assert region.kind is not None
         self._block(region.kind)
-        args: list[str] = []
+        args = [scope.refer(value) for value in region.sources[1:]]
         skipped = False
         for formal in region.kind.header():
             node = region.nodes[formal.index]
-            text, value = scope.attributes(node, formal.attr)
+            text, value = scope.attributes(node, formal.attr, formal.entry)
             literal = text == words.write_value(value)
             if formal.optional and literal and repr(value) == repr(formal.default):
                 skipped = True
@@ -402,20 +513,40 @@ class _Printer:
         """Ties within a block, and renamed parameters."""
         renamed = words.renames(node.name, self.ops[node.op], node.params, self.shared)
         ties: list[str] = []
-        for role in list(renamed):
+        for role, text in list(renamed.items()):
             path = node.params[role]
             inside = scope.kind is not None and path.startswith(scope.prefix + ".")
-            if inside and not path.startswith(node.name + "."):
+            tied = (node.name, role) in self.shared
+            if inside and tied and not path.startswith(node.name + "."):
                 ties.append(f"{write_path(role)} = {write_path(scope.local(path))}")
                 del renamed[role]
             elif (node.name, role) in self.ahead:
                 ties.append(f"{write_path(role)} = {renamed.pop(role)}")
+            elif inside and not text.startswith('"'):
+                renamed[role] = _below(scope.local(path))
         return ties, renamed
 
 
-def _literal(ops: OpSet) -> Callable[[Node, str], tuple[str, AttrValue]]:
-    def attributes(node: Node, attr: str) -> tuple[str, AttrValue]:
+def _numbered_or_single(chain: _Chain) -> list[_Chain]:
+    """A chain, or its units apart: blocks with numbers that do not begin at 0."""
+    ends = [unit.name.rpartition(".")[2] for unit in chain.units]
+    plain = all(unit.region is not None for unit in chain.units) and all(e.isdigit() for e in ends)
+    if plain and ends != [str(number) for number in range(len(ends))]:
+        return [_Chain([unit]) for unit in chain.units]
+    return [chain]
+
+
+def _below(path: str) -> str:
+    """A path below the scope, as a rename says it."""
+    return "." + write_path(f"_.{path}").removeprefix("_.")
+
+
+def _literal(ops: OpSet) -> Attributes:
+    def attributes(node: Node, attr: str, entry: int | None = None) -> tuple[str, AttrValue]:
         value = words.compact(ops[node.op], attr, node.attrs[attr])
+        if entry is not None:
+            assert isinstance(value, tuple)
+            value = value[entry]
         return words.write_value(value), value
 
     return attributes
@@ -430,12 +561,3 @@ def _common(names: list[str]) -> str:
             break
         shared.append(level[0])
     return ".".join(shared)
-
-
-def _block_name(prefix: str) -> str:
-    """A name for the block of a region: the last segment of its path that is a word."""
-    for segment in reversed(prefix.split(".")):
-        word = segment.rstrip("0123456789").rstrip("_")
-        if is_name(word):
-            return word
-    return "unit"

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 from archir.ir.graph import Graph, Node, Value
-from archir.ir.types import AttrValue
-from archir.lang import words
-from archir.lang.flat import fresh
-from archir.lang.tree import is_name
+from archir.lang.sharing import Kind
 from archir.ops.record import OpSet
 
+_FIXED = ("dtype", "persistent", "buffer")
+"""Attributes that are never a block's parameter."""
 MIN_CHAIN = 3
 """A plain chain becomes a block if it occurs twice and has as many nodes."""
 MIN_SINGLE = 4
 """What occurs once becomes a block if it is no chain and has as many nodes."""
+MAX_SOURCES = 4
+"""So many tensors may go into a block."""
 
 
 @dataclass(eq=False)
 class Region:
-    """The nodes below a path, if one tensor goes in."""
+    """The nodes below a path, if few tensors go in.
+
+    Where the first of them joins any number of tensors, it is the ``head`` and stands before.
+    """
 
     prefix: str
     nodes: list[Node]
-    source: Value
+    sources: list[Value]
     outs: list[Value]
+    head: Node | None = None
     kind: Kind | None = None
+
+    @property
+    def source(self) -> Value:
+        """The piped tensor."""
+        return self.sources[0]
 
 
 @dataclass(eq=False)
@@ -51,7 +62,7 @@ class Unit:
         if self.node is not None:
             return self.node.inputs
         assert self.region is not None
-        return (self.region.source,)
+        return tuple(self.region.sources)
 
     @property
     def outs(self) -> list[Value]:
@@ -62,92 +73,14 @@ class Unit:
         return self.region.outs
 
 
-@dataclass(eq=False)
-class Formal:
-    """A parameter of a block: its name, its value in each instance, its default if any."""
-
-    name: str
-    index: int
-    attr: str
-    values: list[AttrValue]
-    default: AttrValue = None
-    optional: bool = False
-
-
-@dataclass(eq=False)
-class Kind:
-    """Regions that are alike up to attributes: the instances of one block."""
-
-    regions: list[Region]
-    ops: OpSet
-    name: str = ""
-    formals: list[Formal] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
-    place: dict[str, int] = field(default_factory=dict)
-    """Where each node of the first instance stands among its nodes."""
-
-    def values(self, index: int, attr: str) -> list[AttrValue]:
-        """An attribute of the node of an index, in each instance."""
-        op = self.ops[self.regions[0].nodes[index].op]
-        return [words.compact(op, attr, r.nodes[index].attrs[attr]) for r in self.regions]
-
-    def express(self, index: int, attr: str) -> tuple[str, AttrValue]:
-        """An attribute as text in the block's body, and its value in the first instance.
-
-        What differs between instances becomes a parameter, or a multiple of one.
-        """
-        values = self.values(index, attr)
-        first = values[0]
-        if all(repr(value) == repr(first) for value in values):
-            return words.write_value(first), first
-        for formal in self.formals:
-            if repr(formal.values) == repr(values):
-                return formal.name, first
-        for formal in self.formals:
-            factor = _factor(values, formal.values)
-            if factor is not None:
-                return f"{factor} * {formal.name}", first
-        made = self._formal(index, attr, values)
-        self.formals.append(made)
-        return made.name, first
-
-    def constant(self, index: int, attr: str) -> bool:
-        """Whether an attribute is the same in all instances."""
-        return len(set(map(repr, self.values(index, attr)))) == 1
-
-    def _formal(self, index: int, attr: str, values: list[AttrValue]) -> Formal:
-        wish = "width" if attr == "out" else attr
-        name = fresh(wish if is_name(wish) else f"{attr}_", self.taken)
-        op = self.ops[self.regions[0].nodes[index].op]
-        record = op.attr(attr)
-        default = record.default if record is not None else None
-        plain = isinstance(default, int | float | str)
-        optional = plain and any(repr(value) == repr(default) for value in values)
-        return Formal(name, index, attr, values, default if optional else None, optional)
-
-    def header(self) -> list[Formal]:
-        """The parameters in order: those with defaults last."""
-        return [f for f in self.formals if not f.optional] + [f for f in self.formals if f.optional]
-
-
-def _factor(values: list[AttrValue], base: list[AttrValue]) -> int | None:
-    """The whole number k > 1 with values = k * base, if there is one."""
-    factor = None
-    for value, unit in zip(values, base, strict=True):
-        if type(value) is not int or type(unit) is not int or unit <= 0 or value % unit:
-            return None
-        if factor is not None and factor != value // unit:
-            return None
-        factor = value // unit
-    return factor if factor is not None and factor > 1 else None
-
-
 class Plan:
     """What of a graph becomes blocks: units of the arch, and kinds of regions."""
 
-    def __init__(self, graph: Graph, ops: OpSet) -> None:
+    def __init__(self, graph: Graph, ops: OpSet, kinds: Mapping[str, str] | None = None) -> None:
         self.graph = graph
         self.ops = ops
+        self.known = kinds or {}
+        """What the scopes are instances of, where that is known."""
         self.position = {node.name: place for place, node in enumerate(graph)}
         self.reads: dict[Value, int] = {}
         for node in graph:
@@ -155,7 +88,7 @@ class Plan:
                 self.reads[value] = self.reads.get(value, 0) + 1
         self.exported = {output.value for output in graph.outputs}
         self._members: dict[str, list[Node]] = {}
-        self._sources: dict[str, set[Value]] = {}
+        self._sources: dict[str, dict[Value, None]] = {}
         self._outs: dict[str, dict[Value, None]] = {}
         self._collect()
         self.regions = self._find()
@@ -171,7 +104,7 @@ class Plan:
                 theirs = chains[value.node]
                 for prefix in mine:
                     if prefix not in theirs:
-                        self._sources.setdefault(prefix, set()).add(value)
+                        self._sources.setdefault(prefix, {})[value] = None
                 for prefix in theirs:
                     if prefix not in mine:
                         self._outs.setdefault(prefix, {})[value] = None
@@ -181,40 +114,62 @@ class Plan:
 
     def _find(self) -> dict[str, Region]:
         found: dict[str, Region] = {}
-        for prefix, nodes in self._members.items():
-            sources = self._sources.get(prefix, set())
+        for prefix, members in self._members.items():
+            sources = list(self._sources.get(prefix, {}))
             outs = self._outs.get(prefix, {})
-            if len(nodes) < 2 or len(sources) != 1 or not outs:
+            nodes = members
+            head = self._head(members)
+            if head is not None and Value(head.name) not in outs:
+                sources, nodes = [Value(head.name)], members[1:]
+            else:
+                head = None
+            if len(nodes) < 2 or not 1 <= len(sources) <= MAX_SOURCES or not outs:
                 continue
-            (source,) = sources
             first = self.position[nodes[0].name]
-            if self.position[source.node] < first and all(n.op != "input" for n in nodes):
+            early = all(self.position[source.node] < first for source in sources)
+            if early and all(node.op != "input" for node in nodes):
                 ordered = sorted(outs, key=lambda v: (self.position[v.node], v.port))
-                found[prefix] = Region(prefix, nodes, source, ordered)
+                found[prefix] = Region(prefix, nodes, sources, ordered, head)
         return found
+
+    def _head(self, members: list[Node]) -> Node | None:
+        """A concatenation that alone reads what goes into a region."""
+        first = members[0]
+        if first.op != "concat" or Value(first.name) in self.exported:
+            return None
+        inside = {node.name for node in members}
+        if any(value.node in inside for value in first.inputs):
+            return None
+        rest = {value.node for node in members[1:] for value in node.inputs}
+        return first if rest <= inside else None
 
     def _classify(self) -> None:
         kinds: dict[tuple[object, ...], Kind] = {}
         for region in self.regions.values():
             key = self._key(region)
-            kind = kinds.setdefault(key, Kind([], self.ops))
+            kind = kinds.setdefault(key, Kind([], self.graph, self.ops))
             kind.regions.append(region)
             region.kind = kind
+        self.kinds = list(kinds.values())
 
     def _key(self, region: Region) -> tuple[object, ...]:
         """What must agree for two regions to be instances of one block: all but attributes."""
         cut = len(region.prefix) + 1
         number = {node.name: index for index, node in enumerate(region.nodes)}
+        sources = {value: -1 - place for place, value in enumerate(region.sources)}
         entries: list[object] = []
         for node in region.nodes:
-            inputs = tuple((number.get(v.node, -1), v.port) for v in node.inputs)
-            inputs = tuple((n, p if n >= 0 else 0) for n, p in inputs)
+            inputs = tuple(
+                (number[v.node], v.port) if v.node in number else (sources[v], 0)
+                for v in node.inputs
+            )
             params = tuple(
                 (role, path[cut:] if path.startswith(region.prefix + ".") else (path,))
                 for role, path in node.params.items()
             )
             ranks = tuple(self.graph.type_of(v).rank for v in node.inputs[:1])
-            entries.append((node.name[cut:], node.op, inputs, params, ranks))
+            fixed = repr([node.attrs[name] for name in _FIXED if name in node.attrs])
+            entries.append((node.name[cut:], node.op, inputs, params, ranks, fixed))
         outs = tuple((number[v.node], v.port) for v in region.outs)
         return (*entries, outs)
 
@@ -246,11 +201,13 @@ class Plan:
         repeated = len(region.kind.regions) > 1
         if self.is_chain(inner):
             grouped = any(unit.region is not None for unit in inner)
-            if grouped or not (repeated and len(members) >= MIN_CHAIN):
+            known = prefix in self.known or not grouped
+            if not (repeated and known and len(members) >= MIN_CHAIN):
                 return inner
-        elif not repeated and (len(members) < MIN_SINGLE or len(region.outs) > 1):
+        elif not repeated and (len(region.nodes) < MIN_SINGLE or len(region.outs) > 1):
             return inner
-        return [Unit(prefix, region=region)]
+        whole = [Unit(prefix, region=region)]
+        return whole if region.head is None else [Unit(region.head.name, node=region.head), *whole]
 
     def is_chain(self, units: list[Unit]) -> bool:
         """Whether each unit but the first reads the one before it and nothing else does."""

@@ -18,6 +18,7 @@ from archir.ops import installed_ops
 from archir.target import Imported, ImportOptions
 
 from .capture import BlockedError, capture
+from .paths import block_names
 from .walk import Raised, Walk, scope_of
 
 BATCHES = (1, 3)
@@ -243,4 +244,5 @@ def _imported(source: Source, candidate: _Candidate, failures: Sequence[ArchirEr
         "equal": {"batches": list(BATCHES), "mode": "eval", "dtype": "f32", "how": "torch.equal"},
     }
     arrays = {path: array_of(tensor) for path, tensor in raised.tensors.items()}
-    return Imported(graph, arrays, facts, tuple(notes))
+    classes = {path: type(each).__name__ for path, each in source.module.named_modules()}
+    return Imported(graph, arrays, facts, tuple(notes), block_names(classes))

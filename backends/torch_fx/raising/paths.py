@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from archir.ir.graph import Node, Value
 
 OUTPUT = "logits"
+_CONTAINERS = ("Module", "Sequential", "ModuleList", "ModuleDict")
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word begins in a class's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ def settle(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, st
     scopes = {hint.scope for hint in hints.values()}
     for key, node in nodes.items():
         hint = hints[key]
-        wishes[key] = hint.own if hint.fixed else _of_weight(node)
+        wishes[key] = hint.own if hint.fixed else _of_weight(node, hint.scope)
     layers = {wish for wish in wishes.values() if wish}
     owners = {key for key, wish in wishes.items() if wish}
     inner = _prefixes([*layers, *scopes])
@@ -92,6 +96,19 @@ def _letters(nodes: Mapping[str, Node], hints: Mapping[str, Hint]) -> dict[str, 
     return found
 
 
+def block_names(classes: Mapping[str, str]) -> dict[str, str]:
+    """Names for blocks after the modules' classes, by path; a mere container gives none.
+
+    >>> block_names({"layer1": "Sequential", "layer1.0": "BasicBlock", "a": "SEModule"})
+    {'layer1.0': 'basic_block', 'a': 'se_module'}
+    """
+    return {
+        path: _CAPITALS.sub("_", name).lower().strip("_")
+        for path, name in classes.items()
+        if path and name not in _CONTAINERS
+    }
+
+
 def output_names(outputs: Sequence[tuple[str, Value]], taken: Iterable[str]) -> list[str]:
     """Names for the outputs: `logits` for the first, the head's module for others."""
     used = set(taken)
@@ -104,17 +121,16 @@ def output_names(outputs: Sequence[tuple[str, Value]], taken: Iterable[str]) -> 
     return found
 
 
-def _of_weight(node: Node) -> str:
-    """The path that a layer's parameters lie at, if they lie together."""
-    if not node.params:
-        return ""
+def _of_weight(node: Node, scope: str) -> str:
+    """The path that a layer's parameters lie at, if they lie together; else its module's."""
+    if node.op == "parameter":
+        return node.params["value"]
     found = set()
     for role, path in node.params.items():
-        base, end = path.removesuffix(role), path.endswith(role)
-        if node.op == "parameter":
-            return path
-        found.add(base.rstrip("._") if end else path)
-    return found.pop() if len(found) == 1 else next(iter(node.params.values()))
+        found.add(path.removesuffix(role).rstrip("._") if path.endswith(role) else path)
+    if scope in found:
+        return scope
+    return found.pop() if len(found) == 1 else ""
 
 
 def _prefixes(names: Iterable[str]) -> set[str]:

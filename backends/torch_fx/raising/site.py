@@ -187,7 +187,7 @@ class Site:
             if alike and held.tensor.dtype == tensor.dtype and torch.equal(held.tensor, tensor):
                 return self._state(held)
         taken = {held.path for held in self.walk.held.values()} | set(self.walk.program.state_dict)
-        stem = ".".join(p for p in (self.scope, "constant") if p)
+        stem = ".".join(p for p in (self.scope, "table") if p)
         path, number = stem, 0
         while path in taken:
             number += 1
