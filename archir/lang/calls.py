@@ -69,7 +69,7 @@ _ELSEWHERE = {
     "bn": "batch_norm", "batchnorm2d": "batch_norm", "batchnorm": "batch_norm", "cat": "concat",
     "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool", "view": "reshape",
     "multiply": "mul", "gap": "global_avg_pool", "amax": "max", "bmm": "matmul", "narrow": "slice",
-    "index_select": "gather", "take": "gather", "interpolate": "upsample", "swapaxes": "transpose",
+    "index_select": "gather", "take": "gather", "swapaxes": "transpose",
     "sdpa": "scaled_dot_product_attention", "zero_pad": "pad", "tile": "expand",
 }  # fmt: skip
 

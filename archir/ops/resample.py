@@ -57,7 +57,8 @@ def interpolation(extent: int, scale: int, *, corners: bool) -> Array:
     return out
 
 
-def _along(k: Arithmetic, x: Array, axis: int, matrix: Array) -> Array:
+def along(k: Arithmetic, x: Array, axis: int, matrix: Array) -> Array:
+    """A matrix of Fractions applied along an axis."""
     turned = k.matmul(x.swapaxes(axis, -1), k.array(matrix).T)
     return turned.swapaxes(axis, -1)
 
@@ -67,7 +68,7 @@ def _adaptive_avg(
 ) -> tuple[Array, ...]:
     out = x[0]
     for axis, size in enumerate(ints(a["size"]), 2):
-        out = _along(k, out, axis, averages(out.shape[axis], size))
+        out = along(k, out, axis, averages(out.shape[axis], size))
     return (out,)
 
 
@@ -109,7 +110,7 @@ def _upsample(
             out = np.repeat(out, scale, axis=axis)
         else:
             corners = bool(a["align_corners"])
-            out = _along(k, out, axis, interpolation(out.shape[axis], scale, corners=corners))
+            out = along(k, out, axis, interpolation(out.shape[axis], scale, corners=corners))
     return (out,)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from archir.ir.dims import product
 from archir.ops.arithmetic import Array
+from archir.ops.interpolation import scales, sources, weights
 from archir.ops.resample import averages, interpolation, shares
 
 from .frame import DTYPES, Site, tensor
@@ -233,6 +234,49 @@ def _interpolate(at: Site, scale: list[int]) -> None:
     _along(at, matrices)
 
 
+def _resized(at: Site) -> None:
+    """Resize where runtimes agree on what it means; else picked entries, or matrices."""
+    mode, extents = at.attr("mode"), list(at.types[0].shape[2:])
+    after = at.node.types[0].shape[2:]
+    factors = scales(at.node.attrs, at.rank - 2) or [None] * len(extents)
+    pairs = []
+    for old, new, factor in zip(extents, after, factors, strict=True):
+        if not isinstance(old, int) or not isinstance(new, int):
+            raise at.refuse(f"it resizes an axis of the symbolic extent {old}")
+        pairs.append((old, new, factor))
+    exact = all(factor is None or old * factor == new for old, new, factor in pairs)
+    nearest = mode == "nearest" and all(not max(a, b) % min(a, b) for a, b, _ in pairs)
+    smooth = mode in ("bilinear", "bicubic") and not at.attr("align_corners")
+    if exact and (nearest or (smooth and not at.attr("antialias"))):
+        _resize(at, [new for _, new, _ in pairs])
+    elif mode.startswith("nearest"):
+        value = at.args[0]
+        for axis, (old, new, factor) in enumerate(pairs, 2):
+            entries = whole(at, f"entries{axis}", *sources(old, new, factor, mode).tolist())
+            if axis < at.rank - 1:
+                value = at.helper(f"axis{axis}", "Gather", value, entries, axis=axis)
+            else:
+                at.emit("Gather", value, entries, axis=axis)
+    else:
+        flags = {"corners": at.attr("align_corners"), "smooth": at.attr("antialias")}
+        _along(at, [weights(old, new, factor, mode, **flags) for old, new, factor in pairs])
+
+
+def _resize(at: Site, sizes: list[int]) -> None:
+    """Resize to sizes; those of batch and channels are the input's."""
+    mode, (x,) = at.attr("mode"), at.args
+    kept = at.helper("kept", "Shape", x, end=2)
+    wanted = at.helper("sizes", "Concat", kept, whole(at, "after", *sizes), axis=0)
+    how = {"nearest": "nearest", "bilinear": "linear", "bicubic": "cubic"}[mode]
+    given = {"mode": how, "coordinate_transformation_mode": "half_pixel"}
+    if mode == "nearest":
+        given.update(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    if mode == "bicubic":
+        at.emit("Resize", x, "", "", wanted, **given, cubic_coeff_a=-0.75)
+    else:
+        at.emit("Resize", x, "", "", wanted, **given)
+
+
 LOWER: Mapping[str, Lowering] = MappingProxyType(
     {
         "attention": _attention,
@@ -252,6 +296,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "adaptive_avg_pool": _adaptive_avg_pool,
         "adaptive_max_pool": _adaptive_max_pool,
         "upsample": _upsample,
+        "interpolate": _resized,
     }
 )
 """These operators in ONNX."""

@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from archir.ops.interpolation import scales
+
 from .frame import DTYPES, Site
 
 Lowering = Callable[[Site], fx.Node]
@@ -124,6 +126,20 @@ def _upsample(at: Site) -> fx.Node:
     return at.stateless(nn.Upsample(scale_factor=scale, mode=mode, align_corners=corners))
 
 
+def _interpolate(at: Site) -> fx.Node:
+    mode = at.attr("mode")
+    factors = scales(at.node.attrs, at.rank - 2)
+    return at.call(
+        functional.interpolate,
+        *at.args,
+        size=at.ints("size") if factors is None else None,
+        scale_factor=factors,
+        mode=mode,
+        align_corners=None if mode.startswith("nearest") else at.attr("align_corners"),
+        antialias=at.attr("antialias"),
+    )
+
+
 LOWER: Mapping[str, Lowering] = MappingProxyType(
     {
         "attention": _attention,
@@ -143,6 +159,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "adaptive_avg_pool": _adaptive_avg_pool,
         "adaptive_max_pool": _adaptive_max_pool,
         "upsample": _upsample,
+        "interpolate": _interpolate,
     }
 )
 """These operators in torch."""
