@@ -16,6 +16,8 @@ from archir.lang import words
 from archir.lang.elaboration import load
 from archir.lang.flat import arch_name, fresh, preprocess, print_flat
 from archir.lang.format import format_text
+from archir.lang.outline import block_names
+from archir.lang.program import Program
 from archir.lang.regions import Plan, Unit
 from archir.lang.sharing import Kind
 from archir.lang.titles import titles
@@ -23,6 +25,8 @@ from archir.lang.tree import KEYWORDS, name_of, write_path
 from archir.ops.record import OpSet
 
 MAX_SEGMENTS = 60
+MAX_ROUNDS = 3
+"""So often a text is printed anew whose statements stand in another order than the graph."""
 MAX_LOOSE = 8
 """A longer chain without blocks is cut at the modules that it runs through."""
 _OPERANDS = ("q", "k", "v", "mask")
@@ -51,6 +55,19 @@ def print_graph(graph: Graph, ops: OpSet, kinds: Mapping[str, str] | None = None
     Raises:
         ArchirError: A910, the graph holds what the language cannot say.
     """
+    text, again = _printed(graph, ops, kinds or {})
+    for _ in range(MAX_ROUNDS):
+        if [node.name for node in again.graph] == [node.name for node in graph]:
+            break
+        before, graph = text, again.graph
+        text, again = _printed(graph, ops, block_names(again.origins))
+        if text == before:
+            break
+    return text
+
+
+def _printed(graph: Graph, ops: OpSet, kinds: Mapping[str, str]) -> tuple[str, Program]:
+    """The text of a graph, and what it says: the same graph, perhaps in another order."""
     reason = ""
     plain_names = not any(_odd(node.name) for node in graph)
     for way in ("numbers", "blocks", "flat") if plain_names else ("flat",):
@@ -59,15 +76,15 @@ def print_graph(graph: Graph, ops: OpSet, kinds: Mapping[str, str] | None = None
                 if way == "flat":
                     plain = print_flat(graph, ops)
                 else:
-                    plain = _Printer(graph, ops, kinds or {}, numbers=way == "numbers").run()
+                    plain = _Printer(graph, ops, kinds, numbers=way == "numbers").run()
                 text = format_text(Source("<printed>", plain))
-                again = load(Source("<printed>", text), ops).graph
+                again = load(Source("<printed>", text), ops)
         except ArchirError as problem:
             reason = str(problem)
             continue
-        reason = difference(graph, again) or ""
+        reason = difference(graph, again.graph) or ""
         if not reason:
-            return text
+            return text, again
     raise error("A910", f"the graph cannot be written as text: {reason}")
 
 
@@ -312,7 +329,7 @@ class _Printer:
         wishes: list[str] = [_common(locals_), self._role(chain.units[-1].outs[0], chain)]
         if grouped:
             wishes.append(_common(grouped) if len(grouped) > 1 else grouped[0].rpartition(".")[0])
-        for wish in [*wishes, *"yzwvuts"]:
+        for wish in wishes + list("yzwvuts"):
             if wish and (wish not in scope.taken or wish == locals_[-1]):
                 scope.taken.add(wish)
                 return wish

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -123,14 +123,20 @@ class Plan:
                 sources, nodes = [Value(head.name)], members[1:]
             else:
                 head = None
-            if len(nodes) < 2 or not 1 <= len(sources) <= MAX_SOURCES or not outs:
+            most = MAX_SOURCES if prefix in self.known else 1
+            if len(nodes) < 2 or not 1 <= len(sources) <= most or not outs:
                 continue
-            first = self.position[nodes[0].name]
+            first = self.begin(nodes)
             early = all(self.position[source.node] < first for source in sources)
-            if early and all(node.op != "input" for node in nodes):
+            late = all(self.position[out.node] >= first for out in outs)
+            if early and late and all(node.op != "input" for node in nodes):
                 ordered = sorted(outs, key=lambda v: (self.position[v.node], v.port))
                 found[prefix] = Region(prefix, nodes, sources, ordered, head)
         return found
+
+    def begin(self, nodes: Sequence[Node]) -> int:
+        """The place of the first of some nodes that reads something."""
+        return self.position[next((n for n in nodes if n.inputs), nodes[0]).name]
 
     def _head(self, members: list[Node]) -> Node | None:
         """A concatenation that alone reads what goes into a region."""
@@ -190,7 +196,7 @@ class Plan:
         return found
 
     def _place(self, unit: Unit) -> int:
-        return self.position[unit.nodes[0].name]
+        return self.begin(unit.nodes)
 
     def _child(self, prefix: str, members: list[Node]) -> list[Unit]:
         inner = self.units(prefix, members)
