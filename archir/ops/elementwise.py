@@ -12,7 +12,7 @@ from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.functions import fractional
 from archir.ops.infer import OpError
-from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Reference, Sample
+from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Reference, Sample, Signer
 
 
 def _t(*shape: int) -> TensorType:
@@ -42,9 +42,12 @@ def _quotient_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     return broadcast_signature(attrs, types)
 
 
-def _addcmul_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
-    fractional("addcmul", types)
-    return broadcast_signature(attrs, types)
+def _fractional_signature(op: str) -> Signer:
+    def signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
+        fractional(op, types)
+        return broadcast_signature(attrs, types)
+
+    return signature
 
 
 def _folded(operation: Callable[[Arithmetic], Callable[[Array, Array], Array]]) -> Reference:
@@ -63,6 +66,15 @@ def _addcmul(
     assert isinstance(value, float)
     product = k.multiply(x[1], x[2])
     return (k.add(x[0], product if value == 1 else k.multiply(product, k.number(value))),)
+
+
+def _power(
+    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
+) -> tuple[Array, ...]:
+    base, exponent = x
+    if k.name.startswith("float"):
+        return (np.asarray(np.power(base, exponent)),)
+    return (k.exp(k.multiply(exponent, k.function("log", base, np.log))),)
 
 
 def _random(
@@ -168,10 +180,24 @@ DIV = Op(
     ),
 )
 
+POWER = Op(
+    name="power",
+    doc="The first tensor to the power of the second; an axis of extent 1 stretches.",
+    signature=_fractional_signature("power"),
+    operands=(2, 2),
+    reference=_power,
+    field="the exponential of y times the logarithm of x, which have stand-ins",
+    divisors=(0,),
+    samples=(
+        Sample((_t(2, 3, 4, 5), _t(1)), positive=True),
+        Sample((_t(3, 1), _t(2, 3, 4)), positive=True),
+    ),
+)
+
 ADDCMUL = Op(
     name="addcmul",
     doc="x + value * y * z in one step, which rounds less; an axis of extent 1 stretches.",
-    signature=_addcmul_signature,
+    signature=_fractional_signature("addcmul"),
     operands=(3, 3),
     attrs=(Attr("value", Kind.FLOAT, 1.0),),
     reference=_addcmul,
@@ -222,4 +248,4 @@ NULL = Op(
     ),
 )
 
-OPS = (ADD, SUB, MUL, DIV, ADDCMUL, DROPOUT, STOCHASTIC_DEPTH, NULL)
+OPS = (ADD, SUB, MUL, DIV, POWER, ADDCMUL, DROPOUT, STOCHASTIC_DEPTH, NULL)

@@ -72,6 +72,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "ceil": _plain("Ceil"),
         "round": _plain("Round"),
         "pow": _pow,
+        "power": _plain("Pow"),
         "cast": _cast,
         "log_sigmoid": _log_sigmoid,
         "threshold": _threshold,

@@ -49,6 +49,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "ceil": _call(torch.ceil),
         "round": _call(torch.round),
         "pow": _call(torch.pow, "exponent"),
+        "power": _call(torch.pow),
         "cast": _cast,
         "log_sigmoid": _module(nn.LogSigmoid),
         "threshold": _module(nn.Threshold, "threshold", "value"),

@@ -28,7 +28,7 @@ Made = Callable[..., Any]
 INF = math.inf
 MEMBERS = [
     *(*functions.OPS, *compare.OPS, *reduce.OPS, *spread.OPS),
-    *(STANDARD["hardtanh"], STANDARD["addcmul"]),
+    *(STANDARD["hardtanh"], STANDARD["addcmul"], STANDARD["power"]),
 ]
 BOUND = 5e-6
 
@@ -51,6 +51,7 @@ EXACT: list[tuple[str, dict[str, Any], int, Made]] = [
     ("pow", {"exponent": 3.0}, 1, lambda x: x.pow(3)),
     ("pow", {"exponent": 0.7}, 1, lambda x: x.pow(0.7)),
     ("pow", {"exponent": -2.0}, 1, lambda x: x**-2),
+    ("power", {}, 2, torch.pow),
     ("log_sigmoid", {}, 1, functional.logsigmoid),
     ("threshold", {"threshold": 0.3, "value": 7.0}, 1, lambda x: functional.threshold(x, 0.3, 7)),
     ("hardshrink", {}, 1, functional.hardshrink),
@@ -115,7 +116,7 @@ def test_torch_runs_its_own_function(
             torch.randn((batch, *shape[1:]), generator=stream).to(TYPES[dtype])
             for _ in range(count)
         ]
-        if op in ("log", "rsqrt", "pow"):
+        if op in ("log", "rsqrt", "pow", "power"):
             given = [x.abs() + 0.01 for x in given]
         if op in ("equal", "not_equal"):
             given = [x.round() for x in given]

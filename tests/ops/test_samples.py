@@ -18,7 +18,8 @@ IRRATIONAL = {
     *("softplus", "gelu", "silu", "mish", "layer_norm", "rms_norm", "group_norm"),
     *("instance_norm", "local_response_norm", "attention", "scaled_dot_product_attention"),
     "dynamic_batch_norm",
-    *("log", "rsqrt", "sin", "cos", "tan", "atan", "erf", "pow", "log_sigmoid", "std", "l2_norm"),
+    *("log", "rsqrt", "sin", "cos", "tan", "atan", "erf", "pow", "power", "log_sigmoid"),
+    *("std", "l2_norm"),
 }
 """What takes a square root, an exponential or the like: Fractions have a stand-in."""
 INDEXED = {"gather", "embedding"}
