@@ -75,4 +75,6 @@ def import_onnx(source: str, options: ImportOptions) -> Imported:
     if renamed:
         pairs = ", ".join(f"{theirs!a} is {ours}" for theirs, ours in list(renamed.items())[:4])
         notes.append(f"inputs were renamed: {pairs}")
+    if raised.ties:
+        notes.append(f"{raised.ties} tensors are shared by several layers, as in the file")
     return Imported(raised.graph, raised.weights, facts, tuple(notes))

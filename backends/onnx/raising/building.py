@@ -52,6 +52,8 @@ class Raised:
     """The file's names of the outputs, in order."""
     folded: int
     """Nodes that were known before the network runs."""
+    ties: int = 0
+    """Tensors that several layers hold."""
 
 
 @dataclass
@@ -309,7 +311,7 @@ class _Build:
                 raise error("A536", message) from None
         drafts, places = _needed(self.net.drafts, ends)
         paths = naming.settle(drafts, self.net.scopes)
-        builder = GraphBuilder(naming.cleaned(graph.name).replace(".", "_") or "network")
+        builder = GraphBuilder(naming.arch(graph.name, self.source.path.stem))
         builder.inputs = list(self.inputs)
         weights: dict[str, Array] = {}
         held: dict[tuple[str, ...], str] = {}
@@ -334,7 +336,8 @@ class _Build:
             builder.outputs.append(Output(name, Value(paths[places[end.draft]], end.port)))
         made = builder.build()
         check_graph(made, "the import from ONNX")
-        return Raised(made, weights, self.inputs, names, self.folded)
+        ties = sum(len(users) > 1 for users in made.users().values())
+        return Raised(made, weights, self.inputs, names, self.folded, ties)
 
     def _parameter(
         self,

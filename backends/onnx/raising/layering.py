@@ -333,14 +333,19 @@ def _batch_norm(at: Site) -> None:
 
 
 def _affine(at: Site, roles: Mapping[str, int]) -> dict[str, Tensor]:
-    params = {}
-    for role, place in roles.items():
-        known = at.known(place)
-        if at.has(place) and known is None:
-            raise RefusedError(f"the network computes its {role}")
-        if known is not None:
-            params[role] = tensor(known)
-    return params
+    """The tensors of a normalisation; none where the network computes one of them."""
+    known = {role: at.known(place) for role, place in roles.items() if at.has(place)}
+    held = {role: tensor(found) for role, found in known.items() if found is not None}
+    return held if len(held) == len(known) else {}
+
+
+def _scaled(at: Site, x: Made, shape: Sequence[int] | None = None) -> Made:
+    """A normal tensor times and plus what the network computes, laid out as the channels."""
+    for place, op in ((1, "mul"), (2, "add")):
+        if at.has(place):
+            other = at.x(place)
+            x = at.put(op, x, at.reshape(other, shape) if shape is not None else other)
+    return x
 
 
 def _layer_norm(at: Site) -> None:
@@ -349,6 +354,10 @@ def _layer_norm(at: Site) -> None:
     params = _affine(at, {"weight": 1, "bias": 2})
     eps = float(at.attr("epsilon", 1e-5))
     wanted = x.type.shape[axis:]
+    if not params:
+        normal = at.layer("layer_norm", x, {}, axes=x.type.rank - axis, eps=eps, affine=False)
+        at.give(_scaled(at, normal))
+        return
     for role, held in params.items():
         if held.array.shape != wanted:
             wide = _wide(held, wanted)
@@ -380,21 +389,35 @@ def _rms_norm(at: Site) -> None:
     axis = int(at.attr("axis", -1)) % max(x.type.rank, 1)
     params = _affine(at, {"weight": 1})
     eps = float(at.attr("epsilon", 1e-5))
-    if params["weight"].array.shape != x.type.shape[axis:]:
-        raise RefusedError("its weight is stretched")
+    if not params or params["weight"].array.shape != x.type.shape[axis:]:
+        normal = at.layer("rms_norm", x, {}, axes=x.type.rank - axis, eps=eps, affine=False)
+        at.give(_scaled(at, normal))
+        return
     at.give(at.layer("rms_norm", x, params, axes=x.type.rank - axis, eps=eps))
 
 
 def _instance_norm(at: Site) -> None:
     eps = float(at.attr("epsilon", 1e-5))
     params = _affine(at, {"weight": 1, "bias": 2})
-    at.give(at.layer("instance_norm", at.x(), params, eps=eps, affine=True))
+    x = at.x()
+    result = at.layer("instance_norm", x, params, eps=eps, affine=bool(params))
+    wide = [-1 if j == 0 else 1 for j in range(x.type.rank - 1)]
+    at.give(result if params else _scaled(at, result, _channels(x, wide)))
+
+
+def _channels(x: Made, wide: Sequence[int]) -> list[int]:
+    channels = x.type.shape[1]
+    if not isinstance(channels, int):
+        raise RefusedError(f"its input has {channels} channels")
+    return [channels, *wide[1:]]
 
 
 def _group_norm(at: Site) -> None:
     x, groups = at.x(), int(at.attr("num_groups", 1))
     params = _affine(at, {"weight": 1, "bias": 2})
     channels = x.type.shape[1]
+    if not params:
+        raise RefusedError("the network computes its weight")
     if at.opset < 21 and isinstance(channels, int) and channels % groups == 0:
         # One weight a group, in these opsets.
         params = {

@@ -12,6 +12,7 @@ from archir.ir.dims import Dim, Size, product
 from archir.ir.types import AttrValue
 from archir.ops.arithmetic import Array
 
+from . import fusing
 from .folding import cut, split_sizes
 from .layering import tensor
 from .site import RefusedError, Site
@@ -23,7 +24,9 @@ Raise = Callable[[Site], None]
 def _reshape(at: Site) -> None:
     x = at.x()
     wanted = at.attr("shape") if not at.has(1) and at.attr("shape") else at.sizes(1)
-    at.give(at.reshape(x, at.solved(x, wanted, zero=bool(at.attr("allowzero", 0)))))
+    shape = at.solved(x, wanted, zero=bool(at.attr("allowzero", 0)))
+    if not fusing.group_norm(at, x, shape) and not fusing.turned(at, x, shape):
+        at.give(at.reshape(x, shape))
 
 
 def _flatten(at: Site) -> None:
@@ -278,7 +281,8 @@ def _space_to_depth(at: Site) -> None:
     if not isinstance(h, int) or not isinstance(w, int) or h % r or w % r:
         raise RefusedError(f"its input is {x.type}, its blocksize {r}")
     apart = at.reshape(x, [n, c, h // r, r, w // r, r])
-    turned = at.put("permute", apart, order=(0, 3, 5, 1, 2, 4))
+    order = (0, 1, 3, 5, 2, 4) if at.attr("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    turned = at.put("permute", apart, order=order)
     at.give(at.reshape(turned, [n, product([c, r * r]), h // r, w // r]))
 
 

@@ -41,7 +41,9 @@ def cleaned(path: str) -> str:
     """
     parts = []
     for part in re.split(r"[./]+", path):
-        word = re.sub(r"[^0-9A-Za-z_]+", "_", part).strip("_") or ("_" if part else "")
+        word = part
+        if not re.fullmatch(r"[0-9A-Za-z_]+", part):
+            word = re.sub(r"[^0-9A-Za-z_]+", "_", part).strip("_") or ("_" if part else "")
         if word:
             parts.append(f"{word}_" if keyword.iskeyword(word) or word in _TORCH else word)
     parts = parts[-MOST_SEGMENTS:]
@@ -89,6 +91,15 @@ def _unrepeated(parts: Sequence[str]) -> list[str]:
         out.append(tail if head and head == before else part)
         before = part
     return out
+
+
+def arch(name: str, file: str) -> str:
+    """The network's name: the graph's, or the file's where exporters say the same of all."""
+    common = ("", "main_graph", "graph", "main", "network", "model", "tf2onnx", "onnx_model")
+    given = cleaned(name).replace(".", "_")
+    if given.lower() in common or "torch" in given.lower():
+        given = cleaned(file).replace(".", "_")
+    return given or "network"
 
 
 def settle(drafts: Sequence[Draft], scopes: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,9 @@ from onnx import NodeProto, TensorProto
 
 from archir.ir.types import AttrValue
 from archir.ops.arithmetic import Array
+from archir.weights.store import numpy_dtype
 
+from . import fusing
 from .site import RefusedError, Site, Tensor
 from .values import Known, Made
 
@@ -249,7 +251,8 @@ def _softmax(ours: str) -> Raise:
         axis %= rank
         rest = x.type.shape[axis + 1 :]
         if at.opset >= 13 or all(size == 1 for size in rest):
-            at.give(at.put(ours, x, axis=axis))
+            if ours != "softmax" or not fusing.attention(at, x, axis):
+                at.give(at.put(ours, x, axis=axis))
             return
         # Before opset 13 all axes from this one on are one.
         flat = at.put("flatten", x, start=axis)
@@ -309,7 +312,8 @@ def _div(at: Site) -> None:
     a, b = at.x(0), at.x(1)
     if not a.type.dtype.startswith(("f", "bf")):
         raise RefusedError(f"it divides whole numbers, {a.type}")
-    at.give(at.put("div", a, b))
+    if not fusing.layer_norm(at, a, b):
+        at.give(at.put("div", a, b))
 
 
 def _pow(at: Site) -> None:
@@ -335,7 +339,11 @@ def _cast(at: Site) -> None:
 
 
 def _cast_like(at: Site) -> None:
-    x, to = at.x(), at.x(1).type.dtype
+    entry, to = at.entry(0), at.x(1).type.dtype
+    if isinstance(entry, Known) and not entry.symbolic:
+        at.give(Known(entry.array.astype(numpy_dtype(to))))
+        return
+    x = at.x()
     at.give(x if x.type.dtype == to else at.put("cast", x, dtype=to))
 
 
@@ -361,15 +369,6 @@ def _shrink(at: Site) -> None:
         raise RefusedError(f"its bias is {bias:g} and its lambd {width:g}")
     given: dict[str, AttrValue] = {"width": width}
     at.give(at.put("softshrink" if bias else "hardshrink", at.x(), **given))
-
-
-def _modulo(at: Site) -> None:
-    """The remainder as x - floor(x / y) * y."""
-    x, y = at.x(0), at.x(1)
-    if at.attr("fmod", 0) or not x.type.dtype.startswith(("f", "bf")):
-        raise RefusedError("archir has no remainder of whole numbers")
-    floor = at.put("floor", at.put("div", x, y))
-    at.give(at.put("sub", x, at.put("mul", floor, y)))
 
 
 def _is_nan(at: Site) -> None:
@@ -422,7 +421,6 @@ POINTWISE: Mapping[str, Raise] = MappingProxyType(
         "Mul": _pair("mul"),
         "Div": _div,
         "Pow": _pow,
-        "Mod": _modulo,
         "Sum": _sum,
         "Mean": _mean,
         "Max": _chain("maximum"),

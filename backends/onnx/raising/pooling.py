@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -63,29 +62,55 @@ def _max_pool(at: Site) -> None:
     x, kernel = at.x(), _kernel(at)
     found = window(at, kernel)
     pads = pads_of(at, x, kernel, ints(found["dilation"]))
-    spatial, ceil = len(kernel), bool(at.attr("ceil_mode", 0))
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, ints(found["dilation"]), strict=True)]
-    plain = pads[:spatial] == pads[spatial:]
-    plain = plain and all(2 * p <= r for p, r in zip(pads, reach, strict=False))
-    if ceil and plain:
-        same = tuple(pads[:spatial])
-        result = at.put("max_pool", x, kernel=tuple(kernel), padding=same, ceil_mode=True, **found)
-        at.give(result)
-        return
-    x, padding = _padded(at, x, pads[:spatial] + _ends(at, x, kernel, pads), reach)
-    result = at.put("max_pool", x, kernel=tuple(kernel), padding=tuple(padding), **found)
-    at.give(result)
-
-
-def _padded(at: Site, x: Made, pads: list[int], reach: Sequence[int]) -> tuple[Made, Sequence[int]]:
-    """Padding that never wins; what a pooling cannot say is an operator of its own."""
-    spatial = len(reach)
-    if pads[:spatial] == pads[spatial:] and all(
-        2 * p <= r for p, r in zip(pads, reach, strict=False)
+    spatial, reach = len(kernel), _reach(kernel, ints(found["dilation"]))
+    ends = _ends(at, x, kernel, pads)
+    before = pads[:spatial]
+    if any(2 * p > r for p, r in zip(before, reach, strict=True)):
+        x, before, ends = _edged(at, x, before, ends, reach)
+    given = {"kernel": tuple(kernel), "padding": tuple(before), **found}
+    if before == ends or _counts(x, before, ends, reach, found) == _counts(
+        x, before, before, reach, found
     ):
-        return x, pads[:spatial]
-    before, after = (0, 0, *pads[:spatial]), (0, 0, *pads[spatial:])
-    return at.put("pad", x, before=before, after=after, value=-math.inf), [0] * spatial
+        at.give(at.put("max_pool", x, **given))
+        return
+    if _counts(x, before, ends, reach, found) == _counts(x, before, None, reach, found):
+        at.give(at.put("max_pool", x, ceil_mode=True, **given))
+        return
+    x, before, _ = _edged(at, x, before, ends, reach)
+    given["padding"] = tuple(before)
+    at.give(at.put("max_pool", x, **given))
+
+
+def _reach(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    return [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+
+
+def _counts(
+    x: Made,
+    before: Sequence[int],
+    ends: Sequence[int] | None,
+    reach: Sequence[int],
+    attrs: Mapping[str, AttrValue],
+) -> list[int]:
+    """How many windows there are; without ends as many as torch makes when it rounds up."""
+    found = []
+    for j, (size, stride) in enumerate(zip(x.type.shape[2:], ints(attrs["stride"]), strict=True)):
+        pads = before[j] + (before if ends is None else ends)[j]
+        found.append(_count(size, pads, reach[j], stride, before[j], up=ends is None))
+    return found
+
+
+def _edged(
+    at: Site, x: Made, before: Sequence[int], ends: Sequence[int], reach: Sequence[int]
+) -> tuple[Made, list[int], list[int]]:
+    """Padding that never wins: a window that hangs over an edge holds the edge's entry."""
+    if any(max(b, e) >= r for b, e, r in zip(before, ends, reach, strict=True)):
+        raise RefusedError("a whole window of it is padding")
+    if any(d > 1 for d in at.attr("dilations") or [1]):
+        raise RefusedError("it is dilated and padded unevenly")
+    widths = {"before": (0, 0, *before), "after": (0, 0, *ends)}
+    nothing = [0] * len(before)
+    return at.put("pad", x, mode="replicate", **widths), nothing, nothing
 
 
 def _avg_pool(at: Site) -> None:
@@ -234,7 +259,8 @@ def _lp_normal(at: Site) -> None:
         raise RefusedError(f"its norm is of order {at.attr('p')}")
     x = at.x()
     norm = at.put("l2_norm", x, axes=int(at.attr("axis", -1)), keep=True)
-    at.give(at.put("div", x, norm))
+    # Without a direction nothing is divided by zero.
+    at.give(at.put("div", x, at.put("maximum", norm, at.number(1e-30, x))))
 
 
 def _mean_variance(at: Site) -> None:

@@ -231,7 +231,8 @@ class Site:
         trained = bool(known.name) and floating and array.ndim > 0 and not made_up(known.name)
         if not trained and array.size <= LARGEST_CONSTANT and dtype != "bool":
             value = nested(array.tolist())
-            key: object = ("constant", repr(value), dtype)
+            scope = self.net.scopes.get(self.source, "")
+            key: object = ("constant", repr(value), dtype, scope)
             return self._once(key, "constant", {"value": value, "dtype": dtype}, {})
         tensor = Tensor(array, known.name)
         attrs: dict[str, AttrValue] = {"shape": array.shape, "dtype": dtype}
