@@ -197,7 +197,7 @@ def table(kind: str, wanted: Sequence[str], log: Mapping[str, Record]) -> Iterab
 
 def document(log: Mapping[str, Record], wanted: Mapping[str, Sequence[str]]) -> str:
     """docs/coverage.md."""
-    versions = next((r["versions"] for r in reversed(log.values())), {})
+    versions = list(log.values())[-1]["versions"] if log else {}
     told = ", ".join(f"{k} {v.partition('+')[0]}" for k, v in versions.items())
     lines = [INTRODUCTION.format(machine=machine(), versions=told)]
     for kind, named in wanted.items():
