@@ -127,8 +127,25 @@ def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: b
                 hint="--aux keeps them as outputs of the network, --aux drop leaves them out",
             )
         count = count if options.aux == "keep" else outputs
-    walk = Walk(program, installed_ops(), source.title, train=train, classes=classes)
+    walk = Walk(
+        program,
+        installed_ops(),
+        source.title,
+        train=train,
+        classes=classes,
+        aliases=_aliases(module),
+    )
     return _Candidate(walk.run(count), "train" if train else "eval", outputs)
+
+
+def _aliases(module: torch.nn.Module) -> dict[str, str]:
+    """For each further path of a tied parameter its first."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, parameter in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), path) != path:
+            found[path] = first[id(parameter)]
+    return found
 
 
 def _captured(source: Source, *, train: bool) -> ExportedProgram:
@@ -232,7 +249,7 @@ def _imported(source: Source, candidate: _Candidate, failures: Sequence[ArchirEr
     if failures:
         notes.append(f"captured in eval mode: {failures[0].diagnostics[0].message}")
     if raised.carried:
-        names = ", ".join(f"`aten.{name}`" for name in raised.carried)
+        names = ", ".join(f"`{name}`" for name in raised.carried)
         notes.append(f"carried for torch alone, cannot be exported: {names}")
     batches = " and ".join(map(str, BATCHES))
     notes.append(f"equal to the module bit for bit in eval mode at batches {batches}")

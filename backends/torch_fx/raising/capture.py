@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -95,7 +97,12 @@ def _quiet(lines: list[str]) -> Iterator[None]:
     before = outer.level
     outer.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        talk = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(talk),
+            contextlib.redirect_stderr(talk),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -127,7 +134,13 @@ def _torchs(path: str) -> bool:
     return "torch" in parts or path.startswith("<") or Path(__file__).parent == Path(path).parent
 
 
+def _file(module: object) -> str:
+    return str(getattr(module, "__file__", None) or "")
+
+
 def _shown(path: str, number: int) -> str:
+    full = [file for file in map(_file, list(sys.modules.values())) if file.endswith(path)]
+    path = full[0] if full else path  # torch's log shortens paths
     try:
         code = Path(path).read_text(encoding="utf-8").splitlines()[number - 1].strip()
     except (OSError, IndexError, UnicodeDecodeError):

@@ -74,6 +74,8 @@ class Symbols:
             base, exponent = power.as_base_exp()
             if not (base.is_Symbol and exponent.is_Integer):
                 raise CannotRaiseError(f"a size is {expression}")
+            if str(base).startswith("u"):
+                raise CannotRaiseError("how many entries it has depends on values")
             symbols[self._name(str(base))] = int(exponent)
         from fractions import Fraction  # noqa: PLC0415
 

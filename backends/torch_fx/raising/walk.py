@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from archir.backends.torch_fx.carried import stated
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from archir.diag import ArchirError, error
+from archir.ir.dims import Size
 from archir.ir.graph import Graph, GraphBuilder, Node, Output, Parameter, Value
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.infer import OpError, bind_attrs, instance
@@ -51,6 +53,8 @@ class Walk:
     """Whether the program was captured in training mode."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """The class of each submodule, by its path."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """For each further path of a tied tensor its first."""
     symbols: Symbols = field(default_factory=Symbols)
     nodes: dict[str, Node] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
@@ -94,7 +98,8 @@ class Walk:
             if spec.kind is InputKind.USER_INPUT:
                 self._input(node, "image" if len(users) == 1 and self._image(node) else node.name)
             elif spec.kind is InputKind.PARAMETER:
-                self.env[node] = Held(target, state[target], buffer=False)
+                first = self.aliases.get(target, target)
+                self.env[node] = Held(first, state[target], buffer=False)
             elif spec.kind is InputKind.BUFFER and spec.persistent:
                 self.env[node] = Held(target, state[target], buffer=True)
             elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
@@ -194,11 +199,57 @@ class Walk:
         kind = str(target._schema.name).partition("::")[2]
         lookup = kind.removesuffix("_") if target._schema.is_mutable else kind
         site = Site(self, node, lookup)
-        if target.namespace != "aten" or lookup not in FROM_TORCH:
-            raise CannotRaiseError("archir has no such operator")
-        result = FROM_TORCH[lookup](site)
-        self._check(node, result)
+        before = len(self.nodes)
+        known = FROM_TORCH.get(lookup, _unknown) if target.namespace == "aten" else _unknown
+        try:
+            result = known(site)
+            self._check(node, result)
+        except (CannotRaiseError, OpError) as reason:
+            for key in list(self.nodes)[before:]:
+                self._forget(key)
+            return self._carried(site, reason)
         return result
+
+    def _forget(self, key: str) -> None:
+        """Take back a node of an attempt that failed."""
+        node = self.nodes.pop(key)
+        for port in range(len(node.types)):
+            del self.types[Value(key, port)]
+        self.made = {what: value for what, value in self.made.items() if value.node != key}
+
+    def _carried(self, site: Site, reason: CannotRaiseError | OpError) -> Entry:
+        """A call that archir has no operator for, carried as it is.
+
+        Raises:
+            CannotRaiseError: it cannot be, or stands for random numbers; with the reason why
+                archir has none.
+        """
+        node = site.node
+        assert isinstance(node.target, torch._ops.OpOverload)
+        target = _functional(node.target) if node.target._schema.is_mutable else node.target
+        found: Any = node.meta.get("val")
+        several = isinstance(found, list | tuple)
+        types = [self.symbols.type(each) for each in (found if several else [found])]
+        if target is None or any(isinstance(self.env.get(n), Noise) for n in node.all_input_nodes):
+            raise reason
+        try:
+            name, attrs, operands = stated(target, node.args, node.kwargs, types, self._size)
+        except ArchirError as refusal:
+            raise CannotRaiseError(f"{reason}; {refusal.diagnostics[0].message}") from reason
+        values = self.add(
+            name,
+            [site.operand(self.env[each]) for each in operands],
+            attrs,
+            {},
+            paths.Hint(site.scope),
+        )
+        self.carried[name] = None
+        return list(values) if several else values[0]
+
+    def _size(self, value: fx.Node | torch.SymInt) -> Size | None:
+        """The size that a value stands for; None for a tensor."""
+        found = value.meta.get("val") if isinstance(value, fx.Node) else value
+        return self.symbols.size(found) if isinstance(found, int | torch.SymInt) else None
 
     def _check(self, node: fx.Node, result: Entry) -> None:
         """What was made has the type that torch says it has."""
@@ -373,6 +424,17 @@ class Walk:
         graph = builder.build()
         tensors = {path: self.held[path].tensor for path in graph.parameters}
         return Raised(graph, tensors, tuple(self.carried))
+
+
+def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The operator that computes what another writes into its operand."""
+    packet = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
+    found = getattr(packet, target._overloadname, None)
+    return found if isinstance(found, torch._ops.OpOverload) else None
+
+
+def _unknown(at: Site) -> Entry:
+    raise CannotRaiseError("archir has no such operator")
 
 
 def _fills(node: fx.Node) -> bool:
