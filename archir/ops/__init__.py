@@ -25,6 +25,7 @@ from archir.ops import (
     shape,
     source,
     spread,
+    unfolding,
 )
 from archir.ops.carried import carried
 from archir.ops.record import OpSet
@@ -41,6 +42,7 @@ BUILTIN = (
     *pool.OPS,
     *resample.OPS,
     *interpolation.OPS,
+    *unfolding.OPS,
     *shape.OPS,
     *layout.OPS,
     *index.OPS,

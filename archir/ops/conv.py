@@ -11,7 +11,7 @@ from archir.ir.types import TensorType
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import OpError
 from archir.ops.record import Attr, Attrs, Kind, Mode, Op, Param, Sample
-from archir.ops.window import extents, ints, windows
+from archir.ops.window import extents, ints, spread, windows
 
 
 def _conv(
@@ -48,26 +48,13 @@ def _conv_transpose(
     (image,) = x
     weight = p["weight"]
     (groups,) = ints([a["groups"]])
-    kernel, stride, padding, dilation = (
-        ints(a[n]) for n in ("kernel", "stride", "padding", "dilation")
-    )
+    kernel = ints(a["kernel"])
     n, space = image.shape[0], image.shape[2:]
     out = weight.shape[1] * groups
     columns = weight.reshape(1, groups, image.shape[1] // groups, -1).swapaxes(2, 3)
     parts = k.matmul(columns, image.reshape(n, groups, image.shape[1] // groups, -1))
     parts = parts.reshape(n, out, *kernel, *space)
-    after = ints(_grown(a, {"s": space})["s'"])
-    wide = (s + 2 * q for s, q in zip(after, padding, strict=True))
-    canvas = np.full((n, out, *wide), k.number(0))
-    for tap in np.ndindex(*kernel):
-        window = tuple(
-            slice(t * d, t * d + (s - 1) * st + 1, st)
-            for t, d, s, st in zip(tap, dilation, space, stride, strict=True)
-        )
-        here = (slice(None), slice(None), *window)
-        canvas[here] = k.add(canvas[here], parts[(slice(None), slice(None), *tap)])
-    cut = tuple(slice(q, q + s) for s, q in zip(after, padding, strict=True))
-    y = canvas[(slice(None), slice(None), *cut)]
+    y = spread(k, parts, a, ints(_grown(a, {"s": space})["s'"]))
     if "bias" in p:
         y = k.add(y, p["bias"].reshape(-1, *[1] * len(kernel)))
     return (y,)

@@ -104,7 +104,7 @@ def sources(extent: int, size: int, factor: float | None, mode: str) -> npt.NDAr
         at = places.astype(np.float32) * step
     else:
         at = ((places + 0.5) * np.float64(step)).astype(np.float32)
-    return np.minimum(np.floor(at).astype(np.int64), extent - 1)
+    return np.asarray(np.minimum(np.floor(at).astype(np.int64), extent - 1))
 
 
 def weights(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from archir.ir.dims import Dim, Size
-from archir.ops.arithmetic import Array
+from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import OpError
 from archir.ops.record import Attrs
 
@@ -67,4 +67,24 @@ def windows(x: Array, attrs: Attrs, fill: Any) -> Array:
     steps = tuple(slice(0, count * st, st) for count, st in zip(after, stride, strict=True))
     taps = tuple(slice(None, None, d) for d in dilation)
     picked: Array = view[(slice(None), slice(None), *steps, *taps)]
+    return picked
+
+
+def spread(k: Arithmetic, parts: Array, attrs: Attrs, size: tuple[int, ...]) -> Array:
+    """Add windows up where they lie: [n, c, *k, *s] -> [n, c, *size]."""
+    kernel, stride, padding, dilation = (
+        ints(attrs[n]) for n in ("kernel", "stride", "padding", "dilation")
+    )
+    space = parts.shape[2 + len(kernel) :]
+    wide = (s + 2 * p for s, p in zip(size, padding, strict=True))
+    canvas = np.full((*parts.shape[:2], *wide), k.number(0))
+    for tap in np.ndindex(*kernel):
+        window = tuple(
+            slice(t * d, t * d + (s - 1) * st + 1, st)
+            for t, d, s, st in zip(tap, dilation, space, stride, strict=True)
+        )
+        here = (slice(None), slice(None), *window)
+        canvas[here] = k.add(canvas[here], parts[(slice(None), slice(None), *tap)])
+    cut = tuple(slice(p, p + s) for s, p in zip(size, padding, strict=True))
+    picked: Array = canvas[(slice(None), slice(None), *cut)]
     return picked

@@ -11,7 +11,7 @@ from archir.ops.pool import padded_counts
 from archir.target import extended
 from archir.weights.store import numpy_dtype
 
-from . import activate, dynamic, functions, mixing, normalise, shapes
+from . import activate, dynamic, functions, mixing, normalise, shapes, unfold
 from .frame import Site, tensor
 
 Lowering = Callable[[Site], None]
@@ -159,6 +159,7 @@ LOWER: Mapping[str, Lowering] = extended(
         **mixing.LOWER,
         **normalise.LOWER,
         **dynamic.LOWER,
+        **unfold.LOWER,
     },
 )
 """The operators that can be written."""

@@ -22,7 +22,6 @@ from .lowering import LOWER, UNSUPPORTED
 from .precision import FULL, Precision
 from .versions import DEFAULT, resolve
 
-
 CARRIED = "it is an operator of ATen that archir does not know, and is carried for torch alone"
 
 

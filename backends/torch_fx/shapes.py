@@ -142,6 +142,21 @@ def _embedding(at: Site) -> fx.Node:
     return at.layer(nn.Embedding(at.attr("num"), at.attr("dim"), device="meta"))
 
 
+def _unfold(at: Site) -> fx.Node:
+    rows = (at.ints(name) for name in ("kernel", "dilation", "padding", "stride"))
+    return at.call(functional.unfold, *at.args, *rows)
+
+
+def _fold(at: Site) -> fx.Node:
+    rows = (at.ints(name) for name in ("size", "kernel", "dilation", "padding", "stride"))
+    return at.call(functional.fold, *at.args, *rows)
+
+
+def _windows(at: Site) -> fx.Node:
+    stated = (at.attr(name) for name in ("axis", "size", "step"))
+    return at.frame.graph.call_method("unfold", (*at.args, *stated))
+
+
 LOWER: Mapping[str, Lowering] = MappingProxyType(
     {
         "reshape": _reshape,
@@ -162,6 +177,9 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "cumsum": _cumsum,
         "gather": _gather,
         "embedding": _embedding,
+        "unfold": _unfold,
+        "fold": _fold,
+        "windows": _windows,
         "null": _null,
     }
 )
