@@ -159,26 +159,25 @@ def _reduce(op: str) -> Raise:
             axes = tuple(axis % rank for axis in entries)
         keep = bool(at.args.get("keepdim", False))
         more: dict[str, Any] = {}
-        if op == "var":
+        if op in ("var", "std"):
             correction = at.args.get("correction", at.args.get("unbiased", 1))
             more["correction"] = 1 if correction is None else int(correction)
-        if at.args.get("dtype") is not None:
-            x = _as(at, x, NAMES[at.args["dtype"]])
+        if at.args.get("dtype") is not None or op in ("sum", "prod"):
+            x = _as(at, x, at.result.dtype)  # whole numbers are widened first
         return at.put(op, x, axes=axes, keep=keep, **more)
 
     return raise_
 
 
 def _extreme(op: str) -> Raise:
-    """`max` and `min` along an axis, with their places, which nothing may read."""
+    """`max` and `min` along an axis, with their places where these are read."""
 
     def raise_(at: Site) -> Entry:
         if at.overload == "other":
             return _two(f"{op}imum")(at)
         if at.overload == "dim":
-            if any(1 in user.args[1:] for user in at.node.users):
-                raise CannotRaiseError("the places of the largest entries are read")
-            return [_reduce(op)(at), None]
+            read = any(1 in user.args[1:] for user in at.node.users)
+            return [_reduce(op)(at), _place(f"arg{op}")(at) if read else None]
         return _reduce(op)(at)
 
     return raise_
@@ -201,17 +200,49 @@ def _einsum(at: Site) -> Entry:
 
 
 def _addcmul(at: Site) -> Entry:
-    if at.args["value"] != 1:
-        raise CannotRaiseError("it scales")
-    x = at.value("self")
-    return at.put("add", x, at.put("mul", at.value("tensor1"), at.value("tensor2")))
+    # Not a product and a sum: torch rounds once.
+    tensors = (at.value(name) for name in ("self", "tensor1", "tensor2"))
+    return at.put("addcmul", *tensors, value=float(at.args["value"]))
 
 
 def _pow(at: Site) -> Entry:
     exponent = at.entry("exponent")
-    if not isinstance(exponent, int | float) or at.overload == "Scalar":
-        raise CannotRaiseError("its exponent is a tensor")
-    return at.put("pow", at.value("self"), exponent=float(exponent))
+    if at.overload == "Scalar":
+        raise CannotRaiseError("its base is a number")
+    x = at.value("self")
+    if isinstance(exponent, int | float):
+        return at.put("pow", x, exponent=float(exponent))
+    return at.put("power", x, at.value("exponent"))
+
+
+def _square(at: Site) -> Entry:
+    return at.put("pow", at.value("self"), exponent=2.0)
+
+
+def _round(at: Site) -> Entry:
+    if at.overload == "decimals" and at.args["decimals"]:
+        raise CannotRaiseError("it keeps decimals")
+    return at.put("round", at.value("self"))
+
+
+def _shrink(op: str) -> Raise:
+    return lambda at: at.put(op, at.value("self"), width=float(at.args["lambd"]))
+
+
+def _threshold(at: Site) -> Entry:
+    bounds: dict[str, Any] = {n: float(at.args[n]) for n in ("threshold", "value")}
+    return at.put("threshold", at.value("self"), **bounds)
+
+
+def _bitwise(op: str) -> Raise:
+    """What is true and false has one bit an entry."""
+
+    def raise_(at: Site) -> Entry:
+        if at.result.dtype != "bool":
+            raise CannotRaiseError("it reads the bits of whole numbers")
+        return (_same if op == "logical_not" else _two)(op)(at)
+
+    return raise_
 
 
 def _cast(at: Site) -> Entry:
@@ -220,12 +251,10 @@ def _cast(at: Site) -> Entry:
     return x if at.type(x).dtype == wanted else at.put("cast", x, dtype=wanted)
 
 
-def _compare(op: str, *, negated: bool = False, swapped: bool = False) -> Raise:
+def _compare(op: str) -> Raise:
     def raise_(at: Site) -> Entry:
         x = at.value("self")
-        y = at.other("other", x)
-        found = at.put(op, *((y, x) if swapped else (x, y)))
-        return at.put("logical_not", found) if negated else found
+        return at.put(op, x, at.other("other", x))
 
     return raise_
 
@@ -246,22 +275,25 @@ def _where(at: Site) -> Entry:
 
 
 def _cumsum(at: Site) -> Entry:
-    x = at.value("self")
+    x = _as(at, at.value("self"), at.result.dtype)
     return at.put("cumsum", x, axis=at.axis("dim", at.type(x).rank))
 
 
-def _arg_max(at: Site) -> Entry:
-    x = at.value("self")
-    if at.args["dim"] is None:
-        raise CannotRaiseError("it counts the entries of all axes")
-    keep = bool(at.args["keepdim"])
-    return at.put("argmax", x, axis=at.axis("dim", at.type(x).rank), keep=keep)
+def _place(op: str) -> Raise:
+    def raise_(at: Site) -> Entry:
+        x = at.value("self")
+        if at.args["dim"] is None:
+            raise CannotRaiseError("it counts the entries of all axes")
+        keep = bool(at.args["keepdim"])
+        return at.put(op, x, axis=at.axis("dim", at.type(x).rank), keep=keep)
+
+    return raise_
 
 
 SAME = (
     *("relu", "relu6", "sigmoid", "tanh", "exp", "sqrt", "neg", "abs", "silu", "mish", "selu"),
     *("hardsigmoid", "hardswish", "softsign", "log", "rsqrt", "reciprocal", "sin", "cos", "erf"),
-    *("floor", "sign", "square", "log_sigmoid", "logical_not"),
+    *("floor", "ceil", "sign", "tan", "atan", "log_sigmoid", "logical_not"),
 )
 
 FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
@@ -291,30 +323,40 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "logical_and": _two("logical_and"),
         "logical_or": _two("logical_or"),
         "rsub": _rsub,
+        "logical_xor": _two("logical_xor"),
+        **{f"bitwise_{n}": _bitwise(f"logical_{n}") for n in ("and", "or", "xor", "not")},
+        **{f"__{n}__": _bitwise(f"logical_{n}") for n in ("and", "or", "xor")},
         "pow": _pow,
+        "square": _square,
+        "round": _round,
+        "hardshrink": _shrink("hardshrink"),
+        "softshrink": _shrink("softshrink"),
+        "threshold": _threshold,
         "addcmul": _addcmul,
         "softmax": _soft("softmax"),
         "log_softmax": _soft("log_softmax"),
         "mean": _reduce("mean"),
         "sum": _reduce("sum"),
         "var": _reduce("var"),
+        "std": _reduce("std"),
         "prod": _reduce("prod"),
         "amax": _reduce("max"),
         "amin": _reduce("min"),
         "max": _extreme("max"),
         "min": _extreme("min"),
         "linalg_vector_norm": _norm,
-        "argmax": _arg_max,
+        "argmax": _place("argmax"),
+        "argmin": _place("argmin"),
         "cumsum": _cumsum,
         **dict.fromkeys(("matmul", "bmm", "mm"), _matmul),
         "einsum": _einsum,
         **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
         "eq": _compare("equal"),
-        "ne": _compare("equal", negated=True),
+        "ne": _compare("not_equal"),
         "lt": _compare("less"),
         "gt": _compare("greater"),
-        "le": _compare("greater", negated=True),
-        "ge": _compare("less", negated=True),
+        "le": _compare("less_equal"),
+        "ge": _compare("greater_equal"),
         "masked_fill": _masked_fill,
         "where": _where,
         **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
