@@ -27,6 +27,10 @@ from archir.rewrite.sites import Planner, looks_at_weights
 RULES = (
     "remove.dropout",
     "remove.stochastic_depth",
+    "fold.batch_norm",
+    "fold.batch_norm.biased",
+    "fold.batch_norm.linear",
+    "fold.batch_norm.ahead",
     "drop.null",
     "remove.zero",
     "remove.one",
@@ -46,10 +50,6 @@ RULES = (
     "remove.identity_conv.relu",
     "remove.identity_conv",
     "remove.identity_linear",
-    "fold.batch_norm",
-    "fold.batch_norm.biased",
-    "fold.batch_norm.linear",
-    "fold.batch_norm.ahead",
 )
 """The rules, in the order in which they are tried, until none of them applies.
 
@@ -112,8 +112,11 @@ def cleaned(
     work = _Work(graph, weights, ops, report)
     dead = work.drop_dead()
     rules = [library[name] for name in RULES if name in library]
-    while sum(work.apply(rule) for rule in rules):  # each of them, every time
-        dead += work.drop_dead()
+    waiting = list(rules)
+    while waiting:
+        if work.apply(rule := waiting.pop(0)):
+            dead += work.drop_dead()
+            waiting += [other for other in rules if other not in waiting]
     uses = {rule.name: tuple(work.uses[rule.name]) for rule in rules if rule.name in work.uses}
     return Cleaned(work.graph, work.weights, uses, tuple(dead), tuple(work.left.values()))
 

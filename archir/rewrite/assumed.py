@@ -73,6 +73,8 @@ def assumptions(rule: Rule, match: Match, scope: Scope) -> tuple[Assumption, ...
     """
     assert isinstance(rule.body, Rewriting)
     found: list[Assumption] = []
+    matched = {path for node in match.nodes.values() for path in node.params.values()}
+    shapes = {path: whole(scope.graph.parameters[path].type.shape) for path in matched}
     for said in rule.body.assumes:
         assert isinstance(said.left, t.Name)
         owner, _, role = said.left.path.rpartition(".")
@@ -90,7 +92,7 @@ def assumptions(rule: Rule, match: Match, scope: Scope) -> tuple[Assumption, ...
         if not is_term(value):
             raise error("A211", f"`{said.left.path}` is compared with no weight", span=said.span)
         try:
-            due = shape_of(value, shapes_of(scope.graph))
+            due = shape_of(value, shapes)
         except WeightError as reason:
             raise misfit(rule, match.root, f"it assumes {text}: {reason}") from None
         if due != shape:

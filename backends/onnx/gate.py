@@ -132,7 +132,8 @@ def _limit(graph: Graph, name: str, made_of: Subject, bound: float | None) -> fl
         return bound
     (value,) = [output.value for output in graph.outputs if output.name == name]
     dtype = graph.type_of(value).dtype
-    return HALF_BOUND if made_of.precision.half and dtype == "f32" else BOUNDS[dtype]
+    half = made_of.precision.half and dtype in ("f32", "f64")
+    return HALF_BOUND if half else BOUNDS[dtype]
 
 
 def _checked(
