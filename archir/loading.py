@@ -130,6 +130,7 @@ class Loading:
             "seed": choice.seed if fitting.drawn or fitting.initialised else None,
             "missing": fitting.missing,
             "unexpected": fitting.unexpected,
+            "ignored": fitting.ignored,
         }
 
     def apply(self, constants: Mapping[str, Array] | None = None) -> Network:
@@ -159,6 +160,7 @@ class Loading:
             *(f"`{w.path}` is {w.network}, the checkpoint has {w.checkpoint}"
               for w in (*fitting.wrong_shape, *fitting.wrong_dtype)),
             *(f"the checkpoint lacks `{path}`" for path in fitting.missing),
+            *(f"the network has no `{key}`" for key in fitting.unexpected),
         ]  # fmt: skip
         if not found:
             found = ["no tensor of the checkpoint has a place in the network"]

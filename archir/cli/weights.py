@@ -63,6 +63,7 @@ def load(
     map_file: tuple[str, ...],
     match: str,
     partial: bool,
+    ignore: tuple[str, ...],
     replace_head: bool,
     fresh: tuple[str, ...],
     interpolate: tuple[str, ...],
@@ -75,8 +76,8 @@ def load(
     The checkpoint is a safetensors file or a file of torch.save (read with weights_only: no code
     of it is run). Keys are matched as they are, then without the prefix that fits most of them
     (`module.`, `_orig_mod.`, ...); what is done is said. Every parameter must be found, in its
-    shape; floats of another precision are cast. Without -o the weights and the certificate are
-    put beside FILE.
+    shape, and every tensor must have a place; floats of another precision are cast. Without -o
+    the weights and the certificate are put beside FILE.
 
     A network with another head or input: `--param classes=10 --replace-head` draws a new head,
     `--param size=384 --interpolate GLOB` resamples a table of positions.
@@ -98,6 +99,7 @@ def load(
         tuple(renames),
         cast("Literal['name', 'shape']", match),
         partial,
+        ignore,
         seed,
         replace_head,
         fresh,
@@ -168,6 +170,7 @@ def _write(made: Network, target: Path, *, force: bool, beside: bool) -> None:
 def _refusal(loading: Loading, data: Mapping[str, Any]) -> Report:
     """The report on a checkpoint that does not fit."""
     fitting, name = loading.fitting, loading.checkpoint.path.name
+    total = len(loading.network.graph.parameters)
     counts = [
         f"{len(found)} {what}"
         for found, what in (
@@ -196,11 +199,22 @@ def _refusal(loading: Loading, data: Mapping[str, Any]) -> Report:
     hints = list(dict.fromkeys(wrong.hint for wrong in fitting.wrong_shape if wrong.hint))[:3]
     if fitting.missing:
         hints.append("--map 'REGEX=REPLACEMENT' renames keys; --partial draws what is missing")
+    elif fitting.unexpected:
+        hints.append(
+            "a network of the same kind and another size? --param sets it; --ignore GLOB leaves "
+            "tensors out"
+        )
     if fitting.offer:
         hints.append(
             f"--match shape pairs {fitting.offer} of them in order of equal shapes, and lists them"
         )
-    text = "\n  ".join([f"{len(fitting.pairs)} tensors fit", *lines, *_lines(loading)])
+    text = "\n  ".join(
+        [
+            f"{len(fitting.pairs)} of {total} tensors are found and fit",
+            *lines,
+            *_lines(loading),
+        ]
+    )
     helps = "".join(f"\n  = help: {hint}" for hint in hints)
     return Report(data, f"{text}{helps}\nnothing was written", 1, (problem,))
 
@@ -242,6 +256,7 @@ def _lines(loading: Loading) -> list[str]:
         (fitting.drawn, f"drawn anew with seed {choice.seed}"),
         (fitting.initialised, f"not in the checkpoint, drawn with seed {choice.seed}"),
         (fitting.unexpected, "in the checkpoint and not in the network"),
+        (fitting.ignored, "in the checkpoint and not in the network, left out"),
     ):
         if found:
             lines.append(f"{what}: {_listed(found)}")
@@ -321,7 +336,14 @@ command.add_command(
             show_default=True,
             help="shape: pair what names do not in order of equal shapes, and list the pairs.",
         ),
-        click.option("--partial", is_flag=True, help="Draw what the checkpoint lacks."),
+        click.option(
+            "--partial",
+            is_flag=True,
+            help="Draw what the checkpoint lacks, leave out what the network lacks.",
+        ),
+        click.option(
+            "--ignore", multiple=True, metavar="GLOB", help="Leave out these keys of CHECKPOINT."
+        ),
         click.option("--replace-head", is_flag=True, help="Draw the layers at the output anew."),
         click.option("--fresh", multiple=True, metavar="GLOB", help="Draw these parameters anew."),
         click.option(

@@ -187,6 +187,23 @@ CODES: dict[str, Code] = {
         "ONNX Runtime on the file and the raised network differ by more than the stated bound, so "
         "nothing was imported. That is a fault of archir: please report it with the file.",
     ),
+    "A560": Code(
+        "the written file does not compute what the network computes",
+        "A file that `archir export --format torch` writes is run in a process of its own before "
+        "it is put in place. Its outputs, its state_dict keys or its running statistics are not "
+        "those of the network, bit for bit. That is a fault of archir; nothing was written.",
+    ),
+    "A561": Code(
+        "the written file cannot be run by itself",
+        "A file that `archir export --format torch` writes must run where torch alone is "
+        "installed, and load its weights there. It does not, for the reason in the message.",
+    ),
+    "A562": Code(
+        "a layer that cannot be written into a file",
+        "`archir export --format torch` writes what torch's own layers and functions do, and takes "
+        "archir's few along as source. A layer or function of another package, or one whose "
+        "source needs its module, cannot go along.",
+    ),
     "A600": Code(
         "the network has no weights",
         "The command computes with weights, and there are none beside the text. `archir train` and "
@@ -316,9 +333,10 @@ CODES: dict[str, Code] = {
     ),
     "A634": Code(
         "the checkpoint does not fit the network",
-        "Tensors are missing, or have another shape or element type. The report lists them side "
-        "by side. `--map` renames keys, `--match shape` pairs what names do not, `--replace-head` "
-        "and `--fresh` draw layers anew, `--partial` draws what is missing. Nothing was written.",
+        "Tensors are missing, have no place, or are of another shape or element type. The report "
+        "lists them side by side. `--map` renames keys, `--match shape` pairs what names do not, "
+        "`--replace-head` and `--fresh` draw layers anew, `--ignore` leaves keys out, `--partial` "
+        "takes what there is and draws the rest. Nothing was written; the exit status is 1.",
     ),
     "A635": Code(
         "positions that cannot be resampled",

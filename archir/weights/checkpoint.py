@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from archir.diag import error
 from archir.ops.arithmetic import Array
-from archir.weights.store import malformed
+from archir.weights.store import malformed, numpy_dtype
 
 MAX_DEPTH = 8
 """How deep mappings are searched for tensors."""
@@ -79,6 +79,8 @@ def _stored(path: Path, file: Any, key: str) -> Stored:
     raw = str(found.get_dtype())
 
     def read() -> Array:
+        if raw == "BF16":
+            numpy_dtype("bf16")  # NumPy knows it once ml_dtypes is imported
         try:
             values: Array = file.get_tensor(key)
         except (SafetensorError, TypeError, AttributeError, ImportError, KeyError) as reason:

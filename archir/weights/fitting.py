@@ -46,7 +46,9 @@ class Choice:
     renames: tuple[Rename, ...] = ()
     match: Literal["name", "shape"] = "name"
     partial: bool = False
-    """Whether parameters that are missing are drawn instead."""
+    """Whether the two sides may have a part in common only: what is missing is drawn instead."""
+    ignore: tuple[str, ...] = ()
+    """Globs of keys that are left out."""
     seed: int = 0
     """For what is drawn."""
     replace_head: bool = False
@@ -96,6 +98,9 @@ class Fitting:
     missing: dict[str, str] = field(default_factory=dict)
     """Parameters without a tensor, with what is near."""
     unexpected: list[str] = field(default_factory=list)
+    """Keys that no parameter has."""
+    ignored: list[str] = field(default_factory=list)
+    """Such keys that are left out because that was asked for."""
     wrong_shape: list[Misfit] = field(default_factory=list)
     wrong_dtype: list[Misfit] = field(default_factory=list)
     cast: dict[str, list[str]] = field(default_factory=dict)
@@ -114,8 +119,9 @@ class Fitting:
 
     @property
     def fits(self) -> bool:
-        """Whether there is a tensor for each parameter, and at least one from the checkpoint."""
-        return bool(self.pairs) and not (self.missing or self.wrong_shape or self.wrong_dtype)
+        """Whether each parameter has a tensor, and each tensor a parameter."""
+        wrong = self.missing or self.unexpected or self.wrong_shape or self.wrong_dtype
+        return bool(self.pairs) and not wrong
 
 
 class Fitter:
@@ -165,13 +171,22 @@ class Fitter:
                 self._lacking(path)
         used = set(keys.values())
         skipped = {key for path, (key, _) in matching.pairs.items() if path in fresh}
-        rest = [key for key in self.stored if key not in used]
-        found.unexpected = [self.old_key[key] for key in rest if key not in skipped]
+        rest = [key for key in self.stored if key not in used and key not in skipped]
+        rest = [key for key in rest if self._path(key) not in self.constants]
+        ignore = self.choice.ignore
+        for key in (self.old_key[key] for key in rest):
+            left_out = any(fnmatchcase(key, glob) for glob in ignore) or self.choice.partial
+            (found.ignored if left_out else found.unexpected).append(key)
         found.kept = [path for path in self.graph.parameters if path in self.constants]
-        self._near([key for key in rest if key not in skipped])
+        self._near(rest)
         if self.choice.partial:
             found.initialised, found.missing = list(found.missing), {}
         return found
+
+    def _path(self, key: str) -> str:
+        """The path that a key stands for, by the prefix that was found."""
+        matching = self.found.matching
+        return matching.added + key.removeprefix(matching.removed)
 
     def _fresh(self) -> set[str]:
         globs = dict.fromkeys((*self.choice.fresh, *self.choice.interpolate), False)
