@@ -178,10 +178,10 @@ INTERPOLATE = Op(
     signature=interpolate_signature,
     attrs=(
         Attr("size", Kind.SPATIAL, 0, least=0, doc="the extents of the result; 0: by `scale`"),
-        Attr("scale", Kind.NUMBERS, 0.0, doc="a factor, or one for each spatial axis"),
         Attr("mode", Kind.STRING, "nearest", doc=", ".join(MODES)),
         Attr("align_corners", Kind.BOOL, default=False),
         Attr("antialias", Kind.BOOL, default=False, doc="smooth what is made smaller"),
+        Attr("scale", Kind.NUMBERS, 0.0, doc="a factor, or one for each spatial axis"),
     ),
     derive=_extents,
     reference=_interpolate,

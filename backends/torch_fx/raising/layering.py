@@ -120,7 +120,8 @@ def _batch_norm(at: Site) -> Entry:
     if training and tracked:
         raise CannotRaiseError("its running statistics belong to tensors that are computed")
     operands = _given(at, *ROLES)
-    return at.put("dynamic_batch_norm", x, *operands, eps=eps, affine=affine, track=tracked)
+    there = {"scale": affine, "shift": entries["bias"] is not None, "track": tracked}
+    return at.put("dynamic_batch_norm", x, *operands, eps=eps, **there)
 
 
 def _counter(at: Site, mean: Held | None) -> Held:
@@ -238,17 +239,15 @@ def _attention(at: Site) -> Entry:
     return at.put("scaled_dot_product_attention", *operands, **attrs)
 
 
-def _interpolate(mode: str) -> Raise:
+def _interpolate(mode: str, *, smooth: bool = False) -> Raise:
     def raise_(at: Site) -> Entry:
         x = at.value("input")
         out = at.result.shape[2:]
-        whole = tuple(size for size in out if isinstance(size, int))
-        if len(whole) < len(out):
-            raise CannotRaiseError("the size of its result is symbolic")
         corners = bool(at.args.get("align_corners"))
+        attrs: dict[str, Any] = {"mode": mode, "align_corners": corners, "antialias": smooth}
         scales = at.args.get("scale_factors")
         old = at.type(x).shape[2:]
-        if scales is not None and mode in ("nearest", "bilinear"):
+        if scales is not None and mode in ("nearest", "bilinear") and not smooth:
             times = [int(scale) for scale in scales]
             fits = all(
                 isinstance(o, int) and o * w == n for o, w, n in zip(old, times, out, strict=True)
@@ -256,8 +255,11 @@ def _interpolate(mode: str) -> Raise:
             if fits and all(w == s for w, s in zip(times, scales, strict=True)) and len(old) == 2:
                 return at.put("upsample", x, scale=tuple(times), mode=mode, align_corners=corners)
         if scales is not None:
-            raise CannotRaiseError("it scales by fractions")
-        return at.put("interpolate", x, size=whole, mode=mode, align_corners=corners)
+            return at.put("interpolate", x, scale=tuple(map(float, scales)), **attrs)
+        whole = tuple(size for size in out if isinstance(size, int))
+        if len(whole) < len(out):
+            raise CannotRaiseError("the size of its result is symbolic")
+        return at.put("interpolate", x, size=whole, **attrs)
 
     return raise_
 
@@ -311,6 +313,14 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "upsample_nearest2d": _interpolate("nearest"),
         "upsample_bilinear2d": _interpolate("bilinear"),
         "upsample_bicubic2d": _interpolate("bicubic"),
+        **dict.fromkeys(("upsample_nearest1d", "upsample_nearest3d"), _interpolate("nearest")),
+        **dict.fromkeys(
+            (f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)), _interpolate("nearest-exact")
+        ),
+        "upsample_linear1d": _interpolate("linear"),
+        "upsample_trilinear3d": _interpolate("trilinear"),
+        "_upsample_bilinear2d_aa": _interpolate("bilinear", smooth=True),
+        "_upsample_bicubic2d_aa": _interpolate("bicubic", smooth=True),
         "embedding": _embedding,
         "im2col": _unfold,
         "col2im": _fold,
