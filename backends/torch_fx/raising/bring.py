@@ -41,6 +41,8 @@ class Source:
     preprocess: tuple[tuple[str, Any], ...] = ()
     program: ExportedProgram | None = None
     """The program, where it has been captured already."""
+    batches: tuple[int, ...] = BATCHES
+    """The batch sizes at which the two are compared."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,13 @@ def _found(source: Source, options: ImportOptions) -> tuple[_Candidate, list[Arc
     """The first capture that is exact, and why those before it are not."""
     failures: list[ArchirError] = []
     expected = _expected(source)
+    outputs = len(expected[source.batches[0]][1])
     for train in (True, False) if source.program is None else (False,):
         options.report("capturing" + (" in eval mode" if not train else ""))
         try:
-            candidate = _candidate(source, options, len(expected[BATCHES[0]][1]), train=train)
+            candidate = _candidate(
+                source, options, len(expected[source.batches[0]][1]), train=train
+            )
             options.report("comparing")
             _compare(source, candidate, expected)
         except ArchirError as reason:
@@ -171,7 +176,7 @@ def _expected(source: Source) -> Runs:
     found: Runs = {}
     stream = torch.Generator().manual_seed(0)
     with evaluating(source.module), torch.no_grad():
-        for batch in BATCHES:
+        for batch in source.batches:
             feeds = [_feed(example, batch, stream) for example in source.examples]
             try:
                 results = tree_leaves(source.module(*(feed.clone() for feed in feeds)))
@@ -251,14 +256,20 @@ def _imported(source: Source, candidate: _Candidate, failures: Sequence[ArchirEr
     if raised.carried:
         names = ", ".join(f"`{name}`" for name in raised.carried)
         notes.append(f"carried for torch alone, cannot be exported: {names}")
-    batches = " and ".join(map(str, BATCHES))
-    notes.append(f"equal to the module bit for bit in eval mode at batches {batches}")
+    batches = " and ".join(map(str, source.batches))
+    many = "es" * (len(source.batches) > 1)
+    notes.append(f"equal to the module bit for bit in eval mode at batch{many} {batches}")
     facts = {
         **source.facts,
         "torch": torch.__version__,
         "captured": candidate.mode,
         "carried": list(raised.carried),
-        "equal": {"batches": list(BATCHES), "mode": "eval", "dtype": "f32", "how": "torch.equal"},
+        "equal": {
+            "batches": list(source.batches),
+            "mode": "eval",
+            "dtype": "f32",
+            "how": "torch.equal",
+        },
     }
     arrays = {path: array_of(tensor) for path, tensor in raised.tensors.items()}
     classes = {path: type(each).__name__ for path, each in source.module.named_modules()}

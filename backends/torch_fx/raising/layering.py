@@ -120,7 +120,11 @@ def _batch_norm(at: Site) -> Entry:
     if training and tracked:
         raise CannotRaiseError("its running statistics belong to tensors that are computed")
     operands = _given(at, *ROLES)
-    there = {"scale": affine, "shift": entries["bias"] is not None, "track": tracked}
+    there: dict[str, Any] = {
+        "scale": affine,
+        "shift": entries["bias"] is not None,
+        "track": tracked,
+    }
     return at.put("dynamic_batch_norm", x, *operands, eps=eps, **there)
 
 

@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from archir.diag import ArchirError, error
 from archir.lang.state import suggest
 from archir.target import ImportOptions
 
-from .bring import Source, evaluating
+from .archive import read_program
+from .bring import BATCHES, Source, evaluating
 
 IMAGE = (3, 224, 224)
 SIZES: dict[str, tuple[int, ...]] = {"inception_v3": (3, 299, 299)}
@@ -159,17 +161,21 @@ def program_source(text: str, options: ImportOptions) -> Source:
     if not zipfile.is_zipfile(file):
         kind = "a pickle" if data[:1] == b"\x80" else "no zip archive"
         raise error("A526", f"{file} is no exported program: it is {kind}")
-    try:
-        program = torch.export.load(file)
-    except Exception as reason:  # torch.export raises classes without a common base
-        text = " ".join(str(reason).split())[:200]
-        raise error("A526", f"{file} cannot be read as an exported program: {text}") from reason
-    module = program.module()
+    program = read_program(file)
+    if _trains(program):
+        raise error(
+            "A526",
+            f"{file} was captured in training mode: what it computes in eval mode is open",
+            hint="call `module.eval()` before `torch.export.export`",
+        )
+    module = program.module(check_guards=False)
     args, kwargs = program.example_inputs or ((), {})
     given = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
     facts = {"source": file.name, "sha256": sha256(data).hexdigest()}
     title = "".join(c if c.isalnum() else "_" for c in file.stem)
-    return Source(str(file), title, module, tuple(given), facts, program=program)
+    fixed = {a.shape[0] for a in given if a.dim()} if not program.range_constraints else set()
+    batches = tuple(sorted(fixed)) if fixed else BATCHES
+    return Source(str(file), title, module, tuple(given), facts, program=program, batches=batches)
 
 
 # --- helpers ------------------------------------------------------------------------------
@@ -180,6 +186,17 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as reason:
         raise error("A601", f"cannot read {file}: {reason.strerror or reason}") from reason
+
+
+def _trains(program: ExportedProgram) -> bool:
+    """Whether a program normalises by its batch, or drops entries."""
+    for node in program.graph.nodes:
+        name = str(node.target)
+        if name == "aten.batch_norm.default" and node.args[5] and node.args[3] is not None:
+            return True
+        if name.startswith("aten.dropout") and len(node.args) > 2 and node.args[2]:
+            return True
+    return False
 
 
 def _called(file: Path, factory: str) -> Any:
