@@ -47,7 +47,7 @@ def test_a_network_keeps_its_keys_and_trains_as_its_source() -> None:
     network, found = raised("residual")
     source = _module("residual")
     lowered = network.to_torch()
-    assert len(lowered.state_dict()) == 13
+    assert len(lowered.state_dict()) == 11
     assert set(lowered.state_dict()) == set(source.state_dict())
     assert found.facts["captured"] == "train"
     assert {n.op for n in network.graph} >= {"batch_norm", "dropout", "stochastic_depth"}

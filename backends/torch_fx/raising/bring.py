@@ -76,9 +76,7 @@ def _found(source: Source, options: ImportOptions) -> tuple[_Candidate, list[Arc
     for train in (True, False) if source.program is None else (False,):
         options.report("capturing" + (" in eval mode" if not train else ""))
         try:
-            candidate = _candidate(
-                source, options, len(expected[source.batches[0]][1]), train=train
-            )
+            candidate = _candidate(source, options, outputs, train=train)
             options.report("comparing")
             _compare(source, candidate, expected)
         except ArchirError as reason:
