@@ -253,7 +253,7 @@ def carried(name: str) -> Op | None:
         results=lambda attrs: _stated_types(attrs, name),
         reference=refuse,
         opaque=UNREAD,
-        field="nothing: it is refused",
+        field="it is refused",
         samples=(),
     )
 
