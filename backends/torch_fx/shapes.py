@@ -139,7 +139,9 @@ def _null(at: Site) -> fx.Node:
 def _embedding(at: Site) -> fx.Node:
     if not at.whole:
         return at.call(functional.embedding, *at.args, at.param("weight"))
-    return at.layer(nn.Embedding(at.attr("num"), at.attr("dim"), device="meta"))
+    # Left to draw a table by itself, nn.Embedding would import torch._dynamo: six seconds.
+    table = torch.empty(at.attr("num"), at.attr("dim"), device="meta")
+    return at.layer(nn.Embedding(*table.shape, _weight=table))
 
 
 def _unfold(at: Site) -> fx.Node:
