@@ -140,8 +140,8 @@ def _embedding(at: Site) -> fx.Node:
     if not at.whole:
         return at.call(functional.embedding, *at.args, at.param("weight"))
     # Left to draw a table by itself, nn.Embedding would import torch._dynamo: six seconds.
-    table = torch.empty(at.attr("num"), at.attr("dim"), device="meta")
-    return at.layer(nn.Embedding(*table.shape, _weight=table))
+    num, dim = at.attr("num"), at.attr("dim")
+    return at.layer(nn.Embedding(num, dim, _weight=torch.empty(num, dim, device="meta")))
 
 
 def _unfold(at: Site) -> fx.Node:
