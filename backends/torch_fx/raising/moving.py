@@ -240,7 +240,8 @@ def _as_long(at: Site, axis: int, size: Size) -> Value:
 
 def _repeat(at: Site) -> Entry:
     x = at.value("self")
-    sizes = at.args["repeats"]
+    sizes = list(at.args["repeats" if at.kind == "repeat" else "dims"])
+    sizes = [1] * (at.type(x).rank - len(sizes)) + sizes
     new = len(sizes) - at.type(x).rank
     if new:
         x = at.reshape(x, ((1,) * new + at.type(x).shape))

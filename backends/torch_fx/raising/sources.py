@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from hashlib import sha256
@@ -49,7 +50,9 @@ def torchvision_source(text: str, options: ImportOptions) -> Source:
         weights = entries[wanted]
     torch.manual_seed(options.seed)
     try:
-        module = models.get_model(name, weights=weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torchvision, about its own future
+            module = models.get_model(name, weights=weights)
     except OSError as reason:
         raise _not_fetched(f"torchvision:{text}", reason) from reason
     size = options.size or _crop(weights) or SIZES.get(name, IMAGE)
@@ -85,7 +88,9 @@ def timm_source(text: str, options: ImportOptions) -> Source:
     full = name if tag in ("", "pretrained") else f"{name}.{tag}"
     torch.manual_seed(options.seed)
     try:
-        module = timm.create_model(full, pretrained=bool(tag))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = timm.create_model(full, pretrained=bool(tag))
     except (OSError, RuntimeError) as reason:
         raise _not_fetched(f"timm:{text}", reason) from reason
     config = resolve_data_config({}, model=module)  # type: ignore[no-untyped-call]
