@@ -115,7 +115,8 @@ def skeleton(
         producer_name="archir",
         producer_version=_version(),
     )
-    helper.set_model_props(model, {**_metadata(graph), **(metadata or {})})
+    said = {"archir.version": _version(), "archir.opset": str(opset), **_metadata(graph)}
+    helper.set_model_props(model, {**said, **(metadata or {})})
     return Skeleton(model, frame.initializers)
 
 
