@@ -61,15 +61,13 @@ class _Build:
     source: Source
     checked: Checked
     size: tuple[int, ...] | None
-    budget: Budget = field(default_factory=Budget)
     folded: int = 0
-    total: int = 0
-    """Bytes of weights so far."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     symbols: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.budget = Budget(2**28 + 8 * self.source.bytes)
         self.net = Net(STANDARD, self.checked.opset)
 
     def run(self) -> Raised:
@@ -190,6 +188,9 @@ class _Build:
         if missing:
             raise RefusedError(f"it reads {shown(missing[0])}, which went into a layer before it")
         raise_(site)
+        unread = site.unread()
+        if unread:
+            raise RefusedError(f"archir has nothing for its {', '.join(unread)}")
         for name in node.output:
             if name and name not in self.net.values and name not in self.net.done:
                 if not self.net.readers.get(name):
@@ -310,6 +311,7 @@ class _Build:
                 message = f"the output {shown(output.name)} cannot be raised: {reason}"
                 raise error("A536", message) from None
         drafts, places = _needed(self.net.drafts, ends)
+        self._affordable(drafts)
         paths = naming.settle(drafts, self.net.scopes)
         builder = GraphBuilder(naming.arch(graph.name, self.source.path.stem))
         builder.inputs = list(self.inputs)
@@ -339,6 +341,14 @@ class _Build:
         ties = sum(len(users) > 1 for users in made.users().values())
         return Raised(made, weights, self.inputs, names, self.folded, ties)
 
+    def _affordable(self, drafts: Sequence[Draft]) -> None:
+        """Refuse a small file that makes weights beyond all proportion."""
+        found = {t.key: t.array.nbytes for draft in drafts for t in draft.params.values()}
+        total, size = sum(found.values()), self.source.bytes
+        if total > 4 * size + 2**30:
+            message = f"a file of {size:,} bytes makes {total:,} bytes of weights"
+            raise malformed(message, code="A533")
+
     def _parameter(
         self,
         builder: GraphBuilder,
@@ -355,10 +365,6 @@ class _Build:
             where = path if free else f"{path}.{role}"
             if tensor.base:
                 held[tensor.key] = where
-            self.total += tensor.array.nbytes
-            if self.total > 4 * self.source.bytes + 2**30:
-                message = f"a file of {self.source.bytes:,} bytes makes {self.total:,} of weights"
-                raise malformed(message, code="A533")
             weights[where] = _own(tensor.array)
             array = weights[where]
             type_ = TensorType(DTYPES[array.dtype.name], array.shape)

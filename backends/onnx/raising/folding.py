@@ -36,7 +36,7 @@ class ExcessiveError(Exception):
 class Budget:
     """How many bytes may still be made of little."""
 
-    left: int = 2**30
+    left: int = 2**28
     most: int = field(default=LARGEST)
 
     def spend(self, shape: Sequence[int], itemsize: int = 0) -> None:
@@ -446,6 +446,21 @@ def _summed(u: Use) -> list[Array]:
     return [np.cumsum(u[0], int(u[1].reshape(-1)[0]), u[0].dtype)]
 
 
+def _clipped(u: Use) -> list[Array]:
+    low, high = (_end(u, place, name) for place, name in ((1, "min"), (2, "max")))
+    if u[0].dtype == object:
+        raise UnfoldedError("a symbol between bounds")
+    u.budget.spend(u[0].shape, u[0].itemsize)
+    out = u[0] if low is None else np.maximum(u[0], low)
+    out = out if high is None else np.minimum(out, high)
+    return [out.astype(u[0].dtype)]
+
+
+def _end(u: Use, place: int, name: str) -> Array | float | None:
+    given = u.arg(place)
+    return given if given is not None else u.attrs.get(name)
+
+
 def _same(u: Use) -> list[Array]:
     return [u[0]]
 
@@ -483,6 +498,8 @@ FOLD: Mapping[str, Fold] = MappingProxyType(
         "GatherND": _gathered,
         "GatherElements": _picked,
         "CumSum": _summed,
+        "Clip": _clipped,
+        "Relu": _wise(lambda x: np.maximum(x, 0), None),
         "Where": _chosen,
         "Mod": _mod,
         "Add": _wise(np.add, v.add),

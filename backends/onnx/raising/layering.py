@@ -46,8 +46,8 @@ def pads_of(at: Site, x: Made, kernel: Sequence[int], dilation: Sequence[int]) -
     """
     count = len(kernel)
     auto = at.attr("auto_pad", "NOTSET")
+    pads = [int(p) for p in at.attr("pads", [0] * 2 * count)]
     if auto in ("NOTSET", ""):
-        pads = [int(p) for p in at.attr("pads", [0] * 2 * count)]
         if len(pads) != 2 * count:
             raise RefusedError(f"it has {len(pads)} paddings for {count} spatial axes")
         if min(pads, default=0) < 0:
@@ -144,6 +144,7 @@ def _dynamic_conv(at: Site, x: Made, groups: int) -> None:
     kernel = [size for size in weight.type.shape[2:] if isinstance(size, int)]
     if len(kernel) != weight.type.rank - 2:
         raise RefusedError("the sizes of its kernel are symbols")
+    _checked_kernel(at, kernel, x)
     attrs = window(at, kernel)
     x, padding = even(at, x, pads_of(at, x, kernel, _tuple(attrs["dilation"])))
     more = (at.x(2),) if at.has(2) else ()

@@ -308,6 +308,31 @@ def _einsum(at: Site) -> None:
     at.give(at.put("einsum", *parts, equation=equation))
 
 
+def _attention(at: Site) -> None:
+    """ONNX's own attention: heads as an axis, or side by side along the last one."""
+    if any(at.has(place) for place in (4, 5, 6)) or at.attr("softcap", 0.0):
+        raise RefusedError("it has a past, padding of its own, or a soft cap")
+    if at.attr("qk_matmul_output_mode", 0) and len(at.node.output) > 3:
+        raise RefusedError("its scores are read")
+    q, k, v = (at.x(place) for place in range(3))
+    heads, others = at.attr("q_num_heads"), at.attr("kv_num_heads")
+    scale, causal = at.attr("scale"), bool(at.attr("is_causal", 0))
+    given: dict[str, AttrValue] = {"causal": causal}
+    if scale is not None:
+        given["scale"] = float(scale)
+    mask = [at.x(3)] if at.has(3) else []
+    if q.type.rank == 4:
+        if q.type.shape[1] != k.type.shape[1] or (mask and causal):
+            raise RefusedError("its queries and keys have different heads, or it masks twice")
+        at.give(at.put("scaled_dot_product_attention", q, k, v, *mask, **given))
+        return
+    if q.type.rank != 3 or heads is None or heads != others:
+        raise RefusedError("its queries and keys have different heads")
+    if mask and mask[0].type.dtype == "bool":
+        raise RefusedError("its mask is of truth values")
+    at.give(at.put("attention", q, k, v, *mask, heads=int(heads), **given))
+
+
 def _trilu(at: Site) -> None:
     """A triangle of a matrix: times a mask of ones."""
     x = at.x()
@@ -385,6 +410,7 @@ MOVES: Mapping[str, Raise] = MappingProxyType(
         "CumSum": _cumsum,
         "Einsum": _einsum,
         "Trilu": _trilu,
+        "Attention": _attention,
         "Range": _range,
     }
 )

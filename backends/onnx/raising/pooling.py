@@ -244,6 +244,20 @@ def _composed(before: str, after: str) -> Raise:
     return run
 
 
+def _log_sum_exp(at: Site) -> None:
+    """The logarithm of a sum of exponentials, none of them beyond 1."""
+    x = at.x()
+    axes, keep = over(at, x)
+    if not axes:
+        at.give(x)
+        return
+    top = at.put("max", x, axes=axes, keep=True)
+    powers = at.put("exp", at.put("sub", x, top))
+    log = at.put("log", at.put("sum", powers, axes=axes, keep=keep))
+    rest = top if keep else at.put("max", x, axes=axes, keep=False)
+    at.give(at.put("add", log, rest))
+
+
 def _arg(ours: str) -> Raise:
     def run(at: Site) -> None:
         if at.attr("select_last_index", 0):
@@ -286,6 +300,7 @@ POOLS: Mapping[str, Raise] = MappingProxyType(
         "ReduceL2": _reduction("l2_norm"),
         "ReduceL1": _composed("abs", ""),
         "ReduceSumSquare": _composed("square", ""),
+        "ReduceLogSumExp": _log_sum_exp,
         "ReduceLogSum": _composed("", "log"),
         "ArgMax": _arg("argmax"),
         "ArgMin": _arg("argmin"),

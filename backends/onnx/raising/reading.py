@@ -203,7 +203,7 @@ def _count(tensor: TensorProto) -> int:
     count = 1
     for size in tensor.dims:
         if size < 0:
-            raise malformed(f"{shown(tensor.name)} has the size {size}")
+            raise malformed(f"the tensor {shown(tensor.name)} has the size {size}")
         count *= size
     if len(tensor.dims) > 64 or count > LARGEST:
         raise malformed(

@@ -19,6 +19,9 @@ from archir.weights.store import numpy_dtype
 from .reading import array_of
 from .values import DTYPES, Known, Made, made_up, sizes
 
+_IDLE = frozenset({"num_outputs", "seed", "saturate", "is_test", "consumed_inputs"})
+"""Attributes without a say in what is computed here."""
+
 LARGEST_CONSTANT = 16
 """Numbers that are still written into the text; larger tensors go into the weights file."""
 
@@ -136,6 +139,8 @@ class Site:
     def __init__(self, net: Net, node: NodeProto) -> None:
         self.net, self.node = net, node
         self.attrs = attributes(node, net.opset)
+        self.seen: set[str] = set()
+        """The attributes that were looked at."""
 
     # --- operands -------------------------------------------------------------------------
 
@@ -197,7 +202,7 @@ class Site:
             if found.size > 1000:
                 raise RefusedError(f"its input {place} has {found.size:,} entries")
             return [int(entry) for entry in found.reshape(-1)]
-        given = self.attrs.get(name)
+        given = self.attr(name)
         return None if given is None else [int(entry) for entry in given]
 
     def sizes(self, place: int) -> list[Size]:
@@ -260,7 +265,14 @@ class Site:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute, or what the schema says without it."""
+        self.seen.add(name)
         return self.attrs.get(name, default)
+
+    def unread(self) -> list[str]:
+        """The attributes of the node that say something and were not looked at."""
+        usual = attributes(NodeProto(op_type=self.node.op_type), self.opset)
+        given = {attribute.name for attribute in self.node.attribute} - self.seen - _IDLE
+        return sorted(name for name in given if self.attrs[name] != usual.get(name))
 
     # --- results --------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ from .reading import Source, malformed, newest_opset, opsets, shown
 OLDEST_OPSET = 7
 """Before it, operands stretched by other rules."""
 NEWEST_IR = 20
-MOST_NODES = 100_000
+MOST_NODES = 50_000
+MOST_INLINED = 10_000
+"""Nodes that there are once functions stand in place of their calls."""
 MOST_LEVELS = 8
 """Graphs within graphs."""
 
@@ -244,9 +246,9 @@ def _inline(source: Source) -> None:
             raise malformed(f"two functions are named {shown(function.name)}")
         functions[key] = function
     total = _Sizes(functions).of(model.graph.node, ())
-    if total > MOST_NODES:
+    if total > MOST_INLINED:
         message = f"with its functions in place the graph has {total:,} nodes"
-        raise malformed(f"{message}, {MOST_NODES:,} are read at most", code="A533")
+        raise malformed(f"{message}, {MOST_INLINED:,} are read at most", code="A533")
     try:
         source.model = inliner.inline_local_functions(model)
     except Exception as reason:
