@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from archir.cleaning import cleaned
+from archir.files import check_target
 from archir.ops.arithmetic import Array
 from archir.proof.certificate import state_of
 from archir.target import backends
@@ -59,6 +60,7 @@ def export(
     Raises:
         ArchirError: A503, A5xx, A602, A603.
     """
+    check_target(Path(path), force=force)
     backend: Any = backends()["onnx"]
     graph, given = network.graph, weights
     original, clean_ups = None, None

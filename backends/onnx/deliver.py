@@ -24,7 +24,7 @@ from . import gate, wire
 from .blame import Subject
 from .model import Skeleton, external, skeleton
 from .precision import FULL, halved
-from .runtime import Placement
+from .runtime import Placement, named
 from .versions import DEFAULT
 
 LARGEST = 2_000_000_000
@@ -125,6 +125,7 @@ def export(
     """
     target = Path(path)
     check_target(target, force=force)
+    named(device)
     check_weights(graph, weights)
     known = original or (graph, weights)
     half = halved(graph, weights, keep=keep, io=half_io) if precision == "fp16" else FULL
