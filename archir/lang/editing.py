@@ -19,6 +19,7 @@ from archir.lang.difference import CannotEdit, Insertion, compare
 from archir.lang.elaboration import load
 from archir.lang.flat import fresh
 from archir.lang.format import format_text
+from archir.lang.measured import measured, measures
 from archir.lang.outline import block_names
 from archir.lang.printer import print_graph
 from archir.lang.program import Origin, Program, Scope, Tensor
@@ -85,6 +86,8 @@ class _Editor:
         """The edits of each instance's body, by the identity of its scope."""
         self.overrides: dict[int, dict[str, str]] = defaultdict(dict)
         """The arguments that change in the call of an instance."""
+        self.reading: dict[int, bool] = {}
+        """Whether calls read sizes, by identity."""
         self.root = self._root()
         self.instances: list[Scope] = []
         self.children: dict[int, dict[int, list[Scope]]] = defaultdict(lambda: defaultdict(list))
@@ -135,9 +138,20 @@ class _Editor:
         for node in self.after:
             if node.name in self.program.graph:
                 old = self.program.graph.node(node.name)
-                if repr(dict(old.attrs)) != repr(dict(node.attrs)):
+                if repr(dict(old.attrs)) != repr(dict(node.attrs)) or self._measures(node.name):
                     pairs.append((old, node))
         return pairs
+
+    def _measures(self, name: str) -> bool:
+        """Whether a node's call reads sizes, so that it may come to say something else."""
+        origin = self.program.origins[name]
+        call = call_of(origin.site)
+        if call is None or origin.index is not None:
+            return False
+        key = id(call)
+        if key not in self.reading:
+            self.reading[key] = any(measures(argument.value) for argument in call.arguments)
+        return self.reading[key]
 
     # -- attributes
 
@@ -178,6 +192,10 @@ class _Editor:
         edits = []
         for name in names:
             changed = repr(old.attrs[name]) != repr(new.attrs[name])
+            if name in given.by_name and measures(given.by_name[name].value):
+                env = origin.scope.instance.env
+                found = measured(given.by_name[name].value, env, self.after)
+                changed = repr(found) != repr(words.compact(op, name, new.attrs[name]))
             if not changed or stated.get(name) == "same":
                 continue
             try:
