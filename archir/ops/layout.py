@@ -10,7 +10,7 @@ from archir.ir.types import TensorType
 from archir.ops.align import AlignError, align
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.ops.infer import OpError, stated_sizes
-from archir.ops.record import Attr, Attrs, Kind, Mode, Op, Sample
+from archir.ops.record import Attr, Attrs, Kind, Law, Mode, Op, Sample
 from archir.ops.window import ints
 
 
@@ -85,6 +85,12 @@ def unsqueeze_signature(attrs: Attrs, types: tuple[TensorType, ...]) -> str:
     """An axis of extent 1 comes."""
     names, at = axes(types[0].rank), place(attrs, types[0].rank)
     return written(names, [*names[:at], "1", *names[at:]])
+
+
+def _same(
+    k: Arithmetic, x: tuple[Array, ...], p: Mapping[str, Array], a: Attrs, mode: Mode
+) -> tuple[Array, ...]:
+    return (x[0],)
 
 
 def _reshape(
@@ -199,4 +205,13 @@ PIXEL_SHUFFLE = Op(
     ),
 )
 
-OPS = (RESHAPE, PERMUTE, TRANSPOSE, SQUEEZE, UNSQUEEZE, PIXEL_SHUFFLE)
+CONTIGUOUS = Op(
+    name="contiguous",
+    doc="The same entries, row by row in memory: what reads them may round otherwise, no more.",
+    signature="x[...] -> [...]",
+    reference=_same,
+    laws=frozenset({Law.ELEMENTWISE, Law.IDEMPOTENT, Law.POSITIVELY_HOMOGENEOUS}),
+    samples=(Sample((_t(2, 3, 4, 5),)), Sample((_t(7),))),
+)
+
+OPS = (RESHAPE, PERMUTE, TRANSPOSE, SQUEEZE, UNSQUEEZE, PIXEL_SHUFFLE, CONTIGUOUS)

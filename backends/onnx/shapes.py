@@ -47,6 +47,10 @@ def _pixel_shuffle(at: Site) -> None:
     at.emit("DepthToSpace", *at.args, blocksize=at.attr("factor"), mode="CRD")
 
 
+def _contiguous(at: Site) -> None:
+    at.emit("Identity", *at.args)
+
+
 def _chunk(at: Site) -> None:
     axis = at.attr("axis")
     size = at.node.types[0].shape[axis]
@@ -212,6 +216,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "squeeze": _squeeze,
         "unsqueeze": _unsqueeze,
         "pixel_shuffle": _pixel_shuffle,
+        "contiguous": _contiguous,
         "chunk": _chunk,
         "slice": _slice,
         "select": _select,

@@ -54,6 +54,10 @@ def _pixel_shuffle(at: Site) -> fx.Node:
     return at.stateless(nn.PixelShuffle(at.attr("factor")))
 
 
+def _contiguous(at: Site) -> fx.Node:
+    return at.frame.graph.call_method("contiguous", at.args)
+
+
 def _chunk(at: Site) -> tuple[fx.Node, ...]:
     parts = at.call(torch.chunk, *at.args, at.attr("chunks"), at.attr("axis"))
     return tuple(at.call(operator.getitem, parts, port) for port in range(at.attr("chunks")))
@@ -167,6 +171,7 @@ LOWER: Mapping[str, Lowering] = MappingProxyType(
         "squeeze": _squeeze,
         "unsqueeze": _unsqueeze,
         "pixel_shuffle": _pixel_shuffle,
+        "contiguous": _contiguous,
         "chunk": _chunk,
         "slice": _slice,
         "select": _select,

@@ -80,3 +80,24 @@ def test_each_has_its_operator() -> None:
             stack.extend(value.node for value in node.inputs)
         assert ops <= before
         assert not any(op.startswith("aten.") for op in before)
+
+
+class Strided(torch.nn.Module):
+    """A convolution of what lies in memory by columns, and one of the same by rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(64, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        return self.conv(x.permute(0, 3, 1, 2).contiguous())
+
+
+def test_rows_stay_where_numbers_depend_on_them() -> None:
+    torch.manual_seed(0)
+    module, example = Strided().eval(), torch.randn(2, 16, 16, 64)
+    turned = example.permute(0, 3, 1, 2)
+    alike = torch.equal(module.conv(turned), module.conv(turned.contiguous()))
+    graph = bring(Source("net", "net", module, (example,), {}), ImportOptions()).graph
+    kept = [node for node in graph if node.op == "contiguous"]
+    assert len(kept) == (0 if alike else 1)

@@ -72,13 +72,10 @@ def _found(source: Source, options: ImportOptions) -> tuple[_Candidate, list[Arc
     """The first capture that is exact, and why those before it are not."""
     failures: list[ArchirError] = []
     expected = _expected(source)
-    outputs = len(expected[source.batches[0]][1])
     for train in (True, False) if source.program is None else (False,):
         options.report("capturing" + (" in eval mode" if not train else ""))
         try:
-            candidate = _candidate(source, options, outputs, train=train)
-            options.report("comparing")
-            _compare(source, candidate, expected)
+            candidate = _exact(source, options, expected, train=train)
         except ArchirError as reason:
             if reason.diagnostics[0].code == "A524":
                 raise
@@ -86,6 +83,29 @@ def _found(source: Source, options: ImportOptions) -> tuple[_Candidate, list[Arc
             continue
         return candidate, failures
     raise failures[-1]
+
+
+def _exact(source: Source, options: ImportOptions, expected: Runs, *, train: bool) -> _Candidate:
+    """What a capture becomes; `contiguous` stays in it where the numbers depend on that alone.
+
+    Raises:
+        ArchirError: A521 to A524.
+    """
+    program = source.program if source.program is not None else _captured(source, train=train)
+    outputs = len(expected[source.batches[0]][1])
+
+    def compared(*, laid_out: bool) -> _Candidate:
+        candidate = _candidate(source, options, program, outputs, train=train, laid_out=laid_out)
+        options.report("comparing" + ", with `contiguous`" * laid_out)
+        _compare(source, candidate, expected)
+        return candidate
+
+    try:
+        return compared(laid_out=False)
+    except ArchirError as reason:
+        if reason.diagnostics[0].code != "A523":
+            raise
+    return compared(laid_out=True)
 
 
 @contextlib.contextmanager
@@ -110,10 +130,15 @@ def stirred(module: torch.nn.Module) -> Iterator[None]:
                 tensor.copy_(before)
 
 
-def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: bool) -> _Candidate:
-    program = source.program
-    if program is None:
-        program = _captured(source, train=train)
+def _candidate(
+    source: Source,
+    options: ImportOptions,
+    program: ExportedProgram,
+    outputs: int,
+    *,
+    train: bool,
+    laid_out: bool,
+) -> _Candidate:
     module = source.module
     classes = {name: type(each).__name__ for name, each in module.named_modules()}
     from torch.export.graph_signature import OutputKind  # noqa: PLC0415
@@ -135,6 +160,7 @@ def _candidate(source: Source, options: ImportOptions, outputs: int, *, train: b
         installed_ops(),
         source.title,
         train=train,
+        laid_out=laid_out,
         classes=classes,
         aliases=_aliases(module),
     )

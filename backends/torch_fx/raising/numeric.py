@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from archir.backends.torch_fx.frame import DTYPES
 
 from archir.ir.graph import Value
@@ -29,6 +30,13 @@ def _same(op: str, **attrs: str) -> Raise:
 
 def _identity(at: Site) -> Entry:
     return at.entry("self")
+
+
+def _laid_out(at: Site) -> Entry:
+    rows = at.kind == "contiguous" or at.args.get("memory_format") is torch.contiguous_format
+    if not rows or not at.walk.laid_out:
+        return at.entry("self")
+    return at.put("contiguous", at.value("self"))
 
 
 def _two(op: str) -> Raise:
@@ -309,9 +317,8 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "clamp": _clamp,
         "clamp_min": _clamp,
         "clamp_max": _clamp,
-        **dict.fromkeys(
-            ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "positive"), _identity
-        ),
+        **dict.fromkeys(("alias", "detach", "lift_fresh_copy", "positive"), _identity),
+        **dict.fromkeys(("clone", "contiguous"), _laid_out),
         "add": _two("add"),
         "sub": _two("sub"),
         "mul": _two("mul"),

@@ -51,6 +51,8 @@ class Walk:
     name: str
     train: bool = False
     """Whether the program was captured in training mode."""
+    laid_out: bool = False
+    """Whether `contiguous` stays: a kernel may round otherwise where rows lie apart."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """The class of each submodule, by its path."""
     aliases: Mapping[str, str] = field(default_factory=dict)
