@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--memory", type=float, default=12.0, metavar="GIB")
     parser.add_argument("--most", type=int, default=10_000, help="stop after so many networks")
+    parser.add_argument("--share", default="0/1", help="of N runs side by side this is one: 0/N")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table, run nothing")
     given = parser.parse_args()
     kinds = [given.models] if given.models else ["torchvision", "timm"]
@@ -260,9 +261,9 @@ def main() -> None:
     covered.warm()
     chosen = [n for named in wanted.values() for n in named]
     chosen = [n for n in chosen if fnmatch.fnmatchcase(n.partition(":")[2], given.only)]
-    for name in [n for n in chosen if given.again or n not in log or _failed(given, log[n])][
-        : given.most
-    ]:
+    mine, runs = map(int, given.share.split("/"))
+    left = [n for n in chosen if given.again or n not in log or _failed(given, log[n])]
+    for name in left[mine::runs][: given.most]:
         record = run(name, limits)
         with given.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

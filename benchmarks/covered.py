@@ -39,8 +39,8 @@ from archir.rewrite.sites import Site
 from archir.target import ImportOptions
 
 BATCHES = (1, 3)
-USED = (1, 7)
-"""The batches at which the files of rewritten networks are run."""
+USED = (7,)
+"""The batch at which the files of rewritten networks are run."""
 SMALL = 6_000_000_000
 """MACs up to which rewritten networks are exported as well, and files are run at batch 7."""
 EVERY = ("text", "exact", "export", "widen", "deepen", "prune")
