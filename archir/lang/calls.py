@@ -71,7 +71,8 @@ _ELSEWHERE = {
     "multiply": "mul", "gap": "global_avg_pool", "amax": "max", "bmm": "matmul", "narrow": "slice",
     "index_select": "gather", "take": "gather", "swapaxes": "transpose",
     "sdpa": "scaled_dot_product_attention", "zero_pad": "pad", "clamp": "hardtanh",
-    "ge": "greater_equal", "clip": "hardtanh", "masked_fill": "where", "repeat": "tile", "amin": "min", "eq": "equal",
+    "ge": "greater_equal", "clip": "hardtanh", "masked_fill": "where", "repeat": "tile",
+    "amin": "min", "eq": "equal",
     "norm": "l2_norm", "gt": "greater", "lt": "less", "le": "less_equal", "ne": "not_equal",
     "square": "pow", "to": "cast", "astype": "cast", "arctan": "atan", "shrink": "hardshrink",
 }  # fmt: skip
