@@ -109,39 +109,6 @@ CODES: dict[str, Code] = {
         "weights that cannot be fetched",
         "Trained weights of torchvision and timm are downloaded by these packages, which failed.",
     ),
-    "A545": Code(
-        "no such execution provider",
-        "`--provider` takes `auto`, `cpu`, `cuda` and the other execution providers that ONNX "
-        "Runtime knows, by their short names; the hint lists them.",
-    ),
-    "A546": Code(
-        "not everything ran on the provider that was asked for",
-        "With `--strict-provider` a file is put in place only if all of its nodes ran on the "
-        "provider that `--provider` names. Without it they may fall back to the CPU, and the "
-        "report says which did. Shape arithmetic often runs on the CPU beside a GPU.",
-    ),
-    "A547": Code(
-        "the network's own outputs are not finite",
-        "A file is compared with its network on random inputs. Where the network itself gives NaN "
-        "or infinities there is nothing to compare with. The message names a weight that is NaN, "
-        "or the first layer whose value is not finite. Nothing was written.",
-    ),
-    "A548": Code(
-        "the network cannot have this batch",
-        "`--batches` names batch sizes that the network does not allow: its batch is a fixed "
-        "number, or other sizes are quotients of it and would not be whole.",
-    ),
-    "A549": Code(
-        "no such layer to keep in float32",
-        "`--keep` takes the path of a node, of a block, or a glob, and this one fits nothing.",
-    ),
-    "A550": Code(
-        "float16 is too coarse for the network",
-        "With `--precision fp16` the network is also run with every value that the file holds in "
-        "float16 rounded to it, as a GPU computes; ONNX Runtime's CPU computes most operators in "
-        "float32 and does not show it. The outputs differ by more than the stated bound, or a "
-        "value is beyond float16's 65,504. `--keep PATH` leaves layers in float32.",
-    ),
     "A530": Code(
         "no whole ONNX file",
         "The file is of another kind, empty, cut short or damaged, or a name in it is not UTF-8.",
@@ -186,6 +153,39 @@ CODES: dict[str, Code] = {
         "the imported network computes something else",
         "ONNX Runtime on the file and the raised network differ by more than the stated bound, so "
         "nothing was imported. That is a fault of archir: please report it with the file.",
+    ),
+    "A545": Code(
+        "no such execution provider",
+        "`--provider` takes `auto`, `cpu`, `cuda` and the other execution providers that ONNX "
+        "Runtime knows, by their short names; the hint lists them.",
+    ),
+    "A546": Code(
+        "not everything ran on the provider that was asked for",
+        "With `--strict-provider` a file is put in place only if all of its nodes ran on the "
+        "provider that `--provider` names. Without it they may fall back to the CPU, and the "
+        "report says which did. Shape arithmetic often runs on the CPU beside a GPU.",
+    ),
+    "A547": Code(
+        "the network's own outputs are not finite",
+        "A file is compared with its network on random inputs. Where the network itself gives NaN "
+        "or infinities there is nothing to compare with. The message names a weight that is NaN, "
+        "or the first layer whose value is not finite. Nothing was written.",
+    ),
+    "A548": Code(
+        "the network cannot have this batch",
+        "`--batches` names batch sizes that the network does not allow: its batch is a fixed "
+        "number, or other sizes are quotients of it and would not be whole.",
+    ),
+    "A549": Code(
+        "no such layer to keep in float32",
+        "`--keep` takes the path of a node, of a block, or a glob, and this one fits nothing.",
+    ),
+    "A550": Code(
+        "float16 is too coarse for the network",
+        "With `--precision fp16` the network is also run with every value that the file holds in "
+        "float16 rounded to it, as a GPU computes; ONNX Runtime's CPU computes most operators in "
+        "float32 and does not show it. The outputs differ by more than the stated bound, or a "
+        "value is beyond float16's 65,504. `--keep PATH` leaves layers in float32.",
     ),
     "A560": Code(
         "the written file does not compute what the network computes",
