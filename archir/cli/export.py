@@ -1,4 +1,4 @@
-"""``archir export``: an ONNX file that ONNX Runtime agrees with."""
+"""``archir export``: an ONNX file that ONNX Runtime agrees with, or a Python file for torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,47 @@ from archir.cli.common import command as make
 from archir.diag import error
 
 
-def export(file: str, output: str, param: tuple[str, ...], **how: Any) -> Report:
-    """Export a network to ONNX.
+def export(file: str, output: str, kind: str, param: tuple[str, ...], **how: Any) -> Report:
+    """Export a network to ONNX, or as a Python file that needs torch alone.
 
-    A copy of the network is cleaned up by proved rules: batch normalisations are folded, what
+    ONNX: a copy of the network is cleaned up by proved rules: batch normalisations are folded, what
     does nothing goes. The file is built beside its place, checked in full, run by ONNX Runtime at
     batch 1, 2 and 7, and compared with the network; only then is it put in place. Where the
     comparison fails, the first layer that differs is named.
+
+    torch: `-o FOLDER` or `-o model.py` gets classes a person can read and a function `model()`,
+    with the weights beside them. The file is run without archir, and must give the same bits.
     """
+    if kind == "torch":
+        return _torch(file, output, param, **how)
     return _onnx(file, output, param, **how)
+
+
+def _torch(
+    file: str,
+    output: str,
+    param: tuple[str, ...],
+    *,
+    weights: str | None,
+    init: int | None,
+    force: bool,
+    **onnx: Any,
+) -> Report:
+    from archir.api import no_weights
+    from archir.cli.export_torch import export_torch
+
+    context = click.get_current_context()
+    for name in onnx:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise error(
+                "A609", f"{option} is for ONNX alone", hint="leave it out, or --format onnx"
+            )
+    network = options.network(file, param, weights=weights, init=init)
+    if network.weights is None:
+        raise no_weights(Path(file))
+    with options.spinner("exporting"):
+        return export_torch(network, output, force=force)
 
 
 def _onnx(
@@ -139,7 +171,15 @@ def _said(metadata: dict[str, str]) -> list[str]:
 command = make(
     "export",
     options.file,
-    options.output,
+    click.option("-o", "--output", type=click.Path(), required=True),
+    click.option(
+        "--format",
+        "kind",
+        type=click.Choice(["onnx", "torch"]),
+        default="onnx",
+        show_default=True,
+        help="torch: FOLDER/model.py and its weights, or -o NAME.py.",
+    ),
     click.option("--opset", type=int, default=20, show_default=True),
     click.option("--as-is", is_flag=True, help="No clean-ups: layer by layer as in FILE."),
     click.option(

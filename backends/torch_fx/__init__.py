@@ -8,3 +8,4 @@ from .module import forward as forward
 from .module import lower as lower
 from .module import runner as runner
 from .module import weights_of as weights_of
+from .standalone import write_source as write_source

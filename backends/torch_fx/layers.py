@@ -31,9 +31,8 @@ class BatchNorm(torch.nn.Module):
         if self.training and num_batches_tracked is not None:
             num_batches_tracked.add_(1)
         by_batch = self.training or running_mean is None
-        return functional.batch_norm(
-            x, running_mean, running_var, weight, bias, by_batch, self.momentum, self.eps
-        )
+        tensors = (running_mean, running_var, weight, bias)
+        return functional.batch_norm(x, *tensors, by_batch, self.momentum, self.eps)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, momentum={self.momentum}"
@@ -51,7 +50,7 @@ class GroupNorm(torch.nn.GroupNorm):
 
 
 class StochasticDepth(torch.nn.Module):
-    """Drops rows of the batch, or all of it, in training: ``torchvision.ops.StochasticDepth``."""
+    """Drops rows of the batch, or all of it, in training: stochastic depth."""
 
     def __init__(self, p: float, mode: str) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class StochasticDepth(torch.nn.Module):
         self.mode = mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keep each row of ``x`` [n, ...] with probability 1 - p, scaled by 1 / (1 - p)."""
+        """Keep each row of ``x`` [n, ...] with probability 1 - p, and scale it up."""
         if not self.training or self.p == 0:
             return x
         rows = x.shape[0] if self.mode == "row" else 1
