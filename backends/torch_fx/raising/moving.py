@@ -230,6 +230,24 @@ def _expand(at: Site) -> Entry:
     return x
 
 
+def _filled(at: Site) -> Entry:
+    """A tensor of one number that is as long as others, the batch for one."""
+    found = at.node.meta["val"]
+    numbers = {"zeros": 0, "ones": 1}
+    value = next((n for word, n in numbers.items() if word in at.kind), at.args.get("fill_value"))
+    if not isinstance(value, int | float):
+        raise CannotRaiseError("what it is filled with is computed")
+    shape = at.result.shape
+    x = at.operand(Known(torch.full((1,) * len(shape), value, dtype=found.dtype)))
+    repeats = tuple(size if isinstance(size, int) else 1 for size in shape)
+    if any(count != 1 for count in repeats):
+        x = at.put("tile", x, repeats=repeats)
+    for axis, size in enumerate(shape):
+        if not isinstance(size, int):
+            x = at.put("expand", x, _as_long(at, axis, size), axis=axis)
+    return x
+
+
 def _as_long(at: Site, axis: int, size: Size) -> Value:
     """The first tensor of the network with a size at an axis."""
     for value, type_ in at.walk.types.items():
@@ -338,6 +356,8 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "stack": _stack,
         **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
         "roll": _roll,
+        **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "ones", "ones_like"), _filled),
+        **dict.fromkeys(("new_ones", "full", "full_like", "new_full"), _filled),
         **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
         **dict.fromkeys(("repeat", "tile"), _repeat),
         "repeat_interleave": _repeat_interleave,
