@@ -6,7 +6,7 @@ part of the layers beside them, and what does nothing goes. What no rule takes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 
 from archir.diag import ArchirError
 from archir.ir.check import check
-from archir.ir.graph import Graph, GraphBuilder, reachable
+from archir.ir.graph import Graph, GraphBuilder, Node, reachable
 from archir.ops.arithmetic import Array
+from archir.ops.cost import elements
 from archir.ops.record import OpSet
 from archir.proof.prove import verdict_for
 from archir.proof.uses import assured, check_plan
 from archir.rewrite.library import Library
-from archir.rewrite.plan import Plan, apply_terms
+from archir.rewrite.plan import Plan, apply_terms, region_of
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner, looks_at_weights
 
@@ -55,6 +56,9 @@ RULES = (
 
 None changes the width of a layer that stays, so that a file has the shapes that its network has.
 """
+
+LARGEST_CHECK = 2 << 30
+"""Bytes of numbers that an exact check may hold; a use whose check needs more is left out."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,36 @@ def cleaned(
     rules = [library[name] for name in RULES if name in library]
     waiting = list(rules)
     while waiting:
-        if work.apply(rule := waiting.pop(0)):
+        if work.apply(waiting.pop(0)):
             dead += work.drop_dead()
             waiting += [other for other in rules if other not in waiting]
     uses = {rule.name: tuple(work.uses[rule.name]) for rule in rules if rule.name in work.uses}
     return Cleaned(work.graph, work.weights, uses, tuple(dead), tuple(work.left.values()))
+
+
+def numbers(plan: Plan) -> int:
+    """About how many numbers an exact check of a plan holds at once, on the larger side.
+
+    The values of the layers that differ, and of a convolution what its kernel sees.
+    """
+    region = region_of(plan)
+    sides = ((plan.before, region.before), (plan.after, region.after))
+    return max(_held(graph, nodes) for graph, nodes in sides)
+
+
+def _held(graph: Graph, nodes: Sequence[Node]) -> int:
+    values = sum(elements(type_) for node in nodes for type_ in node.types)
+    return values + max((_seen(graph, node) for node in nodes), default=0)
+
+
+def _seen(graph: Graph, node: Node) -> int:
+    if "kernel" not in node.attrs or "weight" not in node.params:
+        return 0
+    channels = graph.parameters[node.params["weight"]].type.shape[0]
+    assert isinstance(channels, int)
+    places = elements(node.types[0]) // channels
+    per_place = elements(graph.parameters[node.params["weight"]].type) // channels
+    return places * per_place * int(str(node.attrs.get("groups", 1)))
 
 
 class _Work:
@@ -167,6 +196,10 @@ class _Work:
         self.report(f"{rule.name}@{at}")
         try:
             plan = self._planner(rule).plan(rule, at, {})
+            need = 8 * numbers(plan)
+            if need > LARGEST_CHECK:
+                self._leave(rule, [at], f"its exact check would need {need / 2**30:.1f} GiB")
+                return False
             assured(plan, self.weights, approximate=False)
             check(plan.after, f"rule `{rule.name}`")
             check_plan(plan, self.ops)

@@ -19,6 +19,7 @@ from archir.ops.record import OpSet
 from archir.proof.drift import measure
 from archir.proof.verdict import Verdict
 from archir.rewrite.library import Library
+from archir.rewrite.plan import Plan
 from archir.rewrite.rule import Reshaping, Rule
 
 NETWORK = """version 1
@@ -151,3 +152,17 @@ def test_a_tied_convolution_stays(tmp_path: Path) -> None:
     found = clean(network)
     sides = (network.graph, network.weights), (found.graph, found.weights)
     assert measure(*sides, STANDARD, None).value < 1e-6
+
+
+def test_a_use_whose_check_is_too_large_is_left_out(
+    dirty: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dirty.explain("fold.batch_norm", "a.bn1")
+    assert isinstance(plan, Plan)
+    # The values of both layers, and the 3 x 3 x 3 numbers that the kernel sees at 8 x 8 places.
+    assert cleaning.numbers(plan) == 2 * 6 * 64 + 27 * 64
+    monkeypatch.setattr(cleaning, "LARGEST_CHECK", 8 * (2 * 6 * 64 + 27 * 64) - 1)
+    found = clean(dirty)
+    assert "fold.batch_norm" not in found.uses
+    assert {"remove.dropout", "fold.batch_norm.linear"} <= set(found.uses)
+    assert found.left[0].reason == "its exact check would need 0.0 GiB"
