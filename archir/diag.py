@@ -97,9 +97,10 @@ def error(
     label: str = "",
     hint: str = "",
     node: str = "",
+    status: int | None = None,
 ) -> ArchirError:
-    """An :class:`ArchirError` with a single diagnostic."""
-    return ArchirError(Diagnostic(code, message, span, label, hint, node))
+    """An :class:`ArchirError` with a single diagnostic; its status is the code's family's."""
+    return ArchirError(Diagnostic(code, message, span, label, hint, node), status=status)
 
 
 def status_of(code: str) -> int:

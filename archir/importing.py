@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import cast
 
 from archir.api import Network, frozen, library
-from archir.diag import Source, error
+from archir.diag import BAD_INPUT, Source, error
 from archir.lang import load as load_program
 from archir.lang.parametrise import parametrised
 from archir.lang.printer import print_graph
@@ -67,10 +67,20 @@ def importer_of(source: str) -> tuple[Importer, str]:
     path = source.rpartition(":")[0] if ".py:" in source else source
     suffix = PurePath(path).suffix.removeprefix(".")
     if suffix == "py" and ".py:" not in source:
-        raise error("A520", f"`{source}` names no function", hint="path/to/file.py:factory")
+        raise error(
+            "A520",
+            f"`{source}` names no function",
+            hint="path/to/file.py:factory",
+            status=BAD_INPUT,
+        )
     if suffix in points:
         return _loaded(points[suffix]), source
-    raise error("A520", f"`{source}` is no source of networks", hint=f"a source is {FORMS}")
+    raise error(
+        "A520",
+        f"`{source}` is no source of networks",
+        hint=f"a source is {FORMS}",
+        status=BAD_INPUT,
+    )
 
 
 def _loaded(point: EntryPoint) -> Importer:

@@ -13,8 +13,8 @@ from archir import __version__
 from archir.cli.common import interrupted, misused
 
 VERBS = (
-    "new", "import", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo", "lineage",
-    "prove", "verify", "explain", "train", "eval", "export", "doctor", "tour",
+    "new", "import", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo",
+    "lineage", "prove", "verify", "explain", "train", "eval", "export", "doctor", "tour",
 )  # fmt: skip
 
 MODULES = {"eval": "evaluate", "import": "import_"}

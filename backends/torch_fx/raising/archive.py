@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from archir.diag import ArchirError, error
+from archir.diag import BAD_INPUT, ArchirError, error
 
 LARGEST_TEXT = 200_000_000
 """Bytes of a program's text that are read at most."""
@@ -57,7 +57,9 @@ def read_program(file: Path) -> ExportedProgram:
 
 
 def _refusal(file: Path, reason: str) -> ArchirError:
-    return error("A526", f"{file} cannot be read as an exported program: {reason}")
+    return error(
+        "A526", f"{file} cannot be read as an exported program: {reason}", status=BAD_INPUT
+    )
 
 
 def _look(file: Path) -> None:

@@ -13,7 +13,7 @@ from archir.backends.torch_fx.module import lower
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from archir.diag import ArchirError, error
+from archir.diag import CHECK_FAILED, ArchirError, error
 from archir.ops import installed_ops
 from archir.target import Imported, ImportOptions
 
@@ -264,6 +264,7 @@ def _differs(
         "A523",
         f"{source.name}, captured in {candidate.mode} mode, differs from the module in eval mode: "
         f"output `{name}` at batch {at[0]}, {amount}",
+        status=CHECK_FAILED,
     )
 
 

@@ -224,7 +224,9 @@ def _adaptive(op: str) -> Raise:
     def raise_(at: Site) -> Entry:
         x = at.value("self")
         size = at.ints("output_size", at.type(x).rank - 2)
-        return at.put(op, x, size=size)
+        found = at.put(op, x, size=size)
+        # Of a largest entry torch gives the place too, as a second result.
+        return [found] if isinstance(at.node.meta["val"], tuple | list) else found
 
     return raise_
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from archir.diag import ArchirError, error
+from archir.diag import BAD_INPUT, ArchirError, error
 from archir.lang.state import suggest
 from archir.target import ImportOptions
 
@@ -128,7 +128,9 @@ def file_source(text: str, options: ImportOptions) -> Source:
     """
     path, _, factory = text.rpartition(":")
     if not path or not factory.isidentifier():
-        raise error("A520", f"`{text}` names no function", hint="path/to/file.py:factory")
+        raise error(
+            "A520", f"`{text}` names no function", hint="path/to/file.py:factory", status=BAD_INPUT
+        )
     file = Path(path)
     code = _read(file)
     torch.manual_seed(options.seed)
@@ -136,7 +138,11 @@ def file_source(text: str, options: ImportOptions) -> Source:
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         what = type(module).__name__
-        raise error("A525", f"`{factory}` of {file} returns no torch.nn.Module but a {what}")
+        raise error(
+            "A525",
+            f"`{factory}` of {file} returns no torch.nn.Module but a {what}",
+            status=BAD_INPUT,
+        )
     notes = [f"ran the code of {file}"]
     given: tuple[torch.Tensor, ...]
     if options.size is not None:
@@ -165,13 +171,14 @@ def program_source(text: str, options: ImportOptions) -> Source:
     data = _read(file)
     if not zipfile.is_zipfile(file):
         kind = "a pickle" if data[:1] == b"\x80" else "no zip archive"
-        raise error("A526", f"{file} is no exported program: it is {kind}")
+        raise error("A526", f"{file} is no exported program: it is {kind}", status=BAD_INPUT)
     program = read_program(file)
     if _trains(program):
         raise error(
             "A526",
             f"{file} was captured in training mode: what it computes in eval mode is open",
             hint="call `module.eval()` before `torch.export.export`",
+            status=BAD_INPUT,
         )
     module = program.module(check_guards=False)
     args, kwargs = program.example_inputs or ((), {})
@@ -208,7 +215,7 @@ def _called(file: Path, factory: str) -> Any:
     """Run a file as a module of its own and call a function of it."""
     spec = importlib.util.spec_from_file_location(f"archir_user_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise error("A525", f"{file} is no Python file")
+        raise error("A525", f"{file} is no Python file", status=BAD_INPUT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     sys.path.insert(0, str(file.parent.resolve()))
@@ -220,7 +227,7 @@ def _called(file: Path, factory: str) -> Any:
     except Exception as reason:  # the user's code
         text = " ".join(str(reason).split())[:200]
         raise error(
-            "A525", f"the code of {file} fails: {type(reason).__name__}: {text}"
+            "A525", f"the code of {file} fails: {type(reason).__name__}: {text}", status=BAD_INPUT
         ) from reason
     finally:
         sys.path.remove(str(file.parent.resolve()))
@@ -254,6 +261,7 @@ def _guess(module: torch.nn.Module, file: Path) -> tuple[tuple[int, ...], torch.
         "A525",
         f"what {file} takes as its input is not known",
         hint="--size 3,224,224, or let the factory return the module and an example",
+        status=BAD_INPUT,
     )
 
 
@@ -306,7 +314,9 @@ def _missing(package: str) -> ArchirError:
 
 
 def _unknown(where: str, name: str, known: Sequence[str]) -> ArchirError:
-    return error("A520", f"{where} has no `{name}`", hint=suggest(name, list(known), ""))
+    return error(
+        "A520", f"{where} has no `{name}`", hint=suggest(name, list(known), ""), status=BAD_INPUT
+    )
 
 
 def _not_fetched(source: str, reason: Exception) -> ArchirError:
