@@ -13,6 +13,9 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.diag import error
 
+SHOWN = 5
+"""So many clean-ups that were left out are shown."""
+
 
 def export(file: str, output: str, kind: str, param: tuple[str, ...], **how: Any) -> Report:
     """Export a network to ONNX, or as a Python file that needs torch alone.
@@ -136,10 +139,9 @@ def _clean_ups(found: dict[str, Any]) -> list[str]:
     stay = found["batch_norms_left"]
     text = ", ".join(filter(None, done)) or "none apply"
     text += f"; {stay} batch normalisation{'s stay' if stay > 1 else ' stays'}" if stay else ""
-    return [
-        f"  clean-ups: {text}",
-        *(f"    not {left['rule']}@{left['at']}: {left['reason']}" for left in found["left"]),
-    ]
+    left = [f"    not {one['rule']}@{one['at']}: {one['reason']}" for one in found["left"]]
+    more = [f"    and {len(left) - SHOWN} more (--json)"] if len(left) > SHOWN else []
+    return [f"  clean-ups: {text}", *left[:SHOWN], *more]
 
 
 def _half(found: dict[str, Any], bound: float) -> list[str]:
