@@ -59,18 +59,18 @@ def import_onnx(source: str, options: ImportOptions) -> Imported:
             an unknown version), A535, A536 (archir has no counterpart for what it does), A537
             (it cannot be run), A538 (what was raised computes something else).
     """
-    from .comparing import compare, note  # noqa: PLC0415 - a file that is refused needs no runtime
+    from . import comparing  # noqa: PLC0415 - a file that is refused needs no runtime
 
     path = Path(source)
     options.report(f"reading {path.name}")
     raised, facts = raise_file(path, options.size)
     options.report("comparing with ONNX Runtime")
-    compared = compare(path, raised)
+    compared = comparing.compare(path, raised)
     facts["compared"] = compared.facts()
     nodes = facts["nodes"]
     many, folded, left = (nodes[k] for k in ("in the file", "folded", "in the network"))
     size = f"{many} nodes, {folded} of them known beforehand; {left} in the network"
-    notes = [f"opset {facts['opset']}, {size}", note(compared, raised.outputs)]
+    notes = [f"opset {facts['opset']}, {size}", *comparing.notes(compared, raised.outputs)]
     renamed = {theirs: ours for ours, theirs in raised.inputs.items() if ours != theirs}
     if renamed:
         pairs = ", ".join(f"{theirs!a} is {ours}" for theirs, ours in list(renamed.items())[:4])

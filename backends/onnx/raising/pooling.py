@@ -131,6 +131,11 @@ def _avg_pool(at: Site) -> None:
         include = counted or not any(pads)
         at.give(at.put("avg_pool", x, padding=padding, count_include_pad=include, **given))
         return
+    if pads[:spatial] == pads[spatial:] and fits:
+        padding = tuple(pads[:spatial])
+        given |= {"padding": padding, "count_include_pad": counted, "ceil_mode": True}
+        at.give(at.put("avg_pool", x, **given))
+        return
     sizes = [size for size in x.type.shape[2:] if isinstance(size, int)]
     if len(sizes) != spatial:
         raise RefusedError("its windows hang over axes whose sizes are symbols")
@@ -210,6 +215,10 @@ def _reduction(ours: str) -> Raise:
         space = tuple(range(2, x.type.rank))
         if ours == "mean" and not keep and space and axes == space:
             at.give(at.put("global_avg_pool", x))
+            return
+        after = at.follower() if ours == "mean" and keep and space and axes == space else None
+        if after is not None and _flattens(at, after, x):
+            at.take(after, at.put("global_avg_pool", x))
             return
         at.give(at.put(ours, x, axes=axes, keep=keep))
 
