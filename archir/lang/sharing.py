@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Node
 from archir.ir.types import AttrValue
 from archir.lang import words
 from archir.lang.flat import fresh
@@ -76,7 +76,7 @@ class Kind:
             assert isinstance(first, tuple)
             texts = [self.express(index, attr, place)[0] for place in range(len(first))]
             return f"[{', '.join(texts)}]", first
-        text = self._reckoned(values, attr, self.regions[0].nodes[index].op)
+        text = self._reckoned(values, attr, self.regions[0].nodes[index])
         if not text:
             made = self._formal(index, attr, entry, values)
             self.formals.append(made)
@@ -87,16 +87,19 @@ class Kind:
         """Whether an attribute is the same in all instances."""
         return alike(self.values(index, attr))
 
-    def _reckoned(self, values: Sequence[AttrValue], attr: str, op: str) -> str:
+    def _reckoned(self, values: Sequence[AttrValue], attr: str, node: Node) -> str:
         """Values in terms of what there is; empty if there is no way."""
+        op = node.op
+        depthwise = node.attrs.get("groups", 1) != 1
+        wide = op == "linear" or any(formal.attr == "out" for formal in self.formals)
+        size = self._size(values, op) if attr in _SIZES and (attr != "out" or wide) else ""
+        if size and attr == "out" and not depthwise:
+            return size
         for formal in self.formals:
             if [*map(repr, formal.values)] == [*map(repr, values)]:
                 return formal.name
-        wide = op == "linear" or any(formal.attr == "out" for formal in self.formals)
-        if attr in _SIZES and (attr != "out" or wide):
-            size = self._size(values, op)
-            if size:
-                return size
+        if size:
+            return size
         if not all(type(value) is int for value in values):
             return ""
         for formal in self.formals:

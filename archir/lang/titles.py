@@ -61,5 +61,7 @@ def _words(kind: Kind) -> list[str]:
     """The words that paths within a region begin with."""
     region = kind.regions[0]
     cut = len(region.prefix) + 1
-    found = dict.fromkeys(node.name[cut:].partition(".")[0] for node in region.nodes)
+    found = dict.fromkeys(
+        node.name[cut:].partition(".")[0] for node in region.nodes if node.op != "parameter"
+    )
     return [word for word in found if is_name(word) and len(word) <= MAX_WORD]
