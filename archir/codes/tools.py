@@ -204,6 +204,21 @@ CODES: dict[str, Code] = {
         "archir's few along as source. A layer or function of another package, or one whose "
         "source needs its module, cannot go along.",
     ),
+    "A563": Code(
+        "nothing that can be timed",
+        "`archir bench` takes networks' texts (.arch), which run in torch, and ONNX files (.onnx), "
+        "which run in ONNX Runtime.",
+    ),
+    "A564": Code(
+        "an ONNX file that does not take such inputs",
+        "`archir bench` makes random inputs from what an ONNX file says of them: the first axis is "
+        "the batch, all other sizes must be numbers.",
+    ),
+    "A565": Code(
+        "the process of a network ended",
+        "`archir bench` runs each network in a process of its own. The framework failed there, or "
+        "the process came to an end, perhaps for want of memory.",
+    ),
     "A600": Code(
         "the network has no weights",
         "The command computes with weights, and there are none beside the text. `archir train` and "

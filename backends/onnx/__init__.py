@@ -6,6 +6,7 @@ from .execute import forward as forward
 from .lowering import LOWER as LOWER
 from .lowering import UNSUPPORTED as UNSUPPORTED
 from .model import build as build
+from .timing import timed as timed
 from .versions import DEFAULT as DEFAULT
 from .versions import OLDEST as OLDEST
 from .versions import newest as newest

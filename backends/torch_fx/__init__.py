@@ -9,3 +9,4 @@ from .module import lower as lower
 from .module import runner as runner
 from .module import weights_of as weights_of
 from .standalone import write_source as write_source
+from .timing import timed as timed

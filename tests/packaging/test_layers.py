@@ -22,6 +22,7 @@ LAYERS = [
         "archir.exporting",
         "archir.importing",
         "archir.loading",
+        "archir.measure",
         "archir.past",
         "archir.refitting",
     ],
