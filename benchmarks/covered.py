@@ -32,6 +32,7 @@ from archir.ir.graph import Value
 from archir.ir.same import equal
 from archir.lang import format_text, load
 from archir.lang.printer import print_graph
+from archir.ops.arithmetic import Array
 from archir.ops.cost import cost
 from archir.rewrite.plan import as_assumed
 from archir.rewrite.rule import Reshaping, Rule
@@ -155,17 +156,23 @@ def imported(name: str) -> tuple[Subject, dict[str, Any]]:
     return Subject(name, network, source_module(name)), facts
 
 
+def redrawn(
+    module: torch.nn.Module, network: Network
+) -> tuple[dict[str, torch.Tensor], dict[str, Array]]:
+    """Stronger weights for a module, and the network's, the same wherever the paths are."""
+    assert network.weights is not None
+    given = strengthened(module.state_dict())
+    held = network.weights.items()
+    return given, {path: given[path].numpy() if path in given else a for path, a in held}
+
+
 def exact(subject: Subject) -> dict[str, Any]:
     """Whether both sides give the very same numbers, with weights that no initialiser gives."""
     network, module = subject.network, subject.module
     assert network.weights is not None
-    given = strengthened(module.state_dict())
+    given, held = redrawn(module, network)
     for path, tensor in module.state_dict().items():
         tensor.copy_(given[path])
-    held = {
-        path: given[path].numpy() if path in given else array
-        for path, array in network.weights.items()
-    }
     own = [path for path in network.weights if path not in given]
     unread = [path for path in given if path not in held]
     network = network.with_weights(held, "given", {"by": "benchmarks/coverage.py"})
