@@ -18,7 +18,7 @@ from archir.target import backends
 
 from . import layers, runtime
 from .feeds import Symbols
-from .precision import FULL, LARGEST, Precision
+from .precision import FULL, LARGEST, SMALLEST, Precision
 
 MOST = 8
 """So many layers are named in a hint."""
@@ -68,7 +68,7 @@ def differs(case: Case, output: str, far: float, limit: float, *, finite: bool) 
     )
     try:
         found = _first(case, limit)
-        why, hint = (found.text(), _hint(case, found)) if found else _otherwise(case, limit)
+        why, hint = (_text(case, found), _hint(case, found)) if found else _otherwise(case, limit)
     except ArchirError as failure:  # the file runs, but not with more outputs
         found, hint = None, ""
         why = f"its layers cannot be looked at one by one: {failure.diagnostics[0].message}"
@@ -88,20 +88,21 @@ def imprecise(case: Case, output: str, far: float, limit: float, *, finite: bool
     found = layers.first_difference(
         own.graph, case.symbols, _reference(case), _rounded(case), _inner(own.graph), limit
     )
-    why = f"; {found.text()}" if found else ""
+    why = f"; {_text(case, found)}" if found else ""
     hint = _hint(case, found) if found else "--precision fp32"
     node = found.node if found else output
     made = Diagnostic("A550", message + why, hint=hint, node=node)
     return ArchirError(made, status=CHECK_FAILED)
 
 
-def _beyond(case: Case) -> list[str]:
-    """The float16 nodes whose values, in float32, float16 cannot hold, and those that read them."""
+def _outside(case: Case) -> list[str]:
+    """The float16 nodes whose values float16 cannot hold or holds coarsely, and their readers."""
     own = case.subject
     found: set[str] = set()
     for group in layers.groups(own.graph, _inner(own.graph), case.symbols):
         for value, array in zip(group, _reference(case)(group), strict=True):
-            if array.dtype.kind == "f" and float(np.abs(array).max(initial=0)) > LARGEST:
+            most = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 1.0
+            if most and not SMALLEST <= most <= LARGEST:
                 found |= {value.node, *(r.name for r, _, _ in own.graph.readers(value.node))}
     return [node.name for node in own.graph if node.name in found & own.precision.half]
 
@@ -165,11 +166,20 @@ def _amount(far: float, *, finite: bool) -> str:
     return "beyond measure (its shape is another)" if finite else "beyond measure (not finite)"
 
 
+def _text(case: Case, found: layers.Difference) -> str:
+    if not (case.subject.precision.half and found.finite and found.largest < SMALLEST):
+        return found.text()
+    return (
+        f"{found.text()}; its largest magnitude is {found.largest:.1e}, and below {SMALLEST:.1e} "
+        "float16 holds fewer and fewer digits"
+    )
+
+
 def _hint(case: Case, found: layers.Difference) -> str:
     if not case.subject.precision.half:
         return "`archir explain A506` says what may be to blame"
-    beyond = [] if found.finite else _beyond(case)
-    return _kept(beyond or [found.node])
+    coarse = not found.finite or found.largest < SMALLEST
+    return _kept((_outside(case) if coarse else None) or [found.node])
 
 
 def _inner(graph: Graph) -> list[Value]:

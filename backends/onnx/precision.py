@@ -17,6 +17,8 @@ from archir.ops.arithmetic import Array
 
 LARGEST = float(np.finfo(np.float16).max)
 """The largest number of float16, 65504."""
+SMALLEST = float(np.finfo(np.float16).smallest_normal)
+"""The smallest number that float16 holds with all of its digits, 6.1e-5."""
 
 SENSITIVE = frozenset(
     {

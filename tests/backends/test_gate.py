@@ -273,6 +273,21 @@ def test_an_overflow_that_the_cpu_hides_is_found(net: Any, tmp_path: Path) -> No
     assert report.drift["y"] < 5e-3
 
 
+def test_values_too_small_for_float16_are_found(net: Any, tmp_path: Path) -> None:
+    x = net.add("tiny", "linear", net.input("x", "N", 6), out=6)
+    graph = net.build(y=net.add("up", "linear", net.add("act", "tanh", x), out=3))
+    given = weights(graph)
+    path = tmp_path / "n.onnx"
+    given["tiny.weight"] *= np.float32(3e-7)
+    with pytest.raises(ArchirError, match="A506") as caught:  # the weights are hit as well
+        backend.export(graph, given, path, precision="fp16")
+    (found,) = caught.value.diagnostics
+    assert "and below 6.1e-05 float16 holds fewer and fewer digits" in found.message
+    assert found.hint.startswith("--keep tiny --keep act --keep up leaves")
+    keep = ["tiny", "act", "up"]
+    assert backend.export(graph, given, path, precision="fp16", keep=keep).drift["y"] < 1e-4
+
+
 def test_many_layers_to_keep_are_named_as_blocks() -> None:
     nodes = [f"stage{i}.{j}.conv" for i in range(2) for j in range(9)]
     assert blame._kept(nodes) == "--keep stage0 --keep stage1 leaves these layers in float32"
