@@ -115,8 +115,10 @@ def _head(program: Program, ops: OpSet) -> tuple[int, list[Edit]] | None:
         node = graph.node(node.inputs[0].node)
     origin = program.origins[node.name]
     call = call_of(origin.site)
-    if node.op not in ("linear", "conv") or call is None:
-        return None
+    kernel = node.attrs.get("kernel", 1)
+    wide = set(kernel if isinstance(kernel, tuple) else (kernel,)) != {1}
+    if node.op not in ("linear", "conv") or wide or call is None:
+        return None  # a convolution over more than a pixel makes features
     if not isinstance(origin.scope.instance.block, t.Arch):
         return None  # in a block: its body does not see the parameters of the arch
     names = [attr.name for attr in ops[node.op].attrs]
