@@ -53,7 +53,10 @@ SPECIAL = (
 """How names begin of what is made for one machine, or for tensors that are not dense."""
 BY_TYPE = frozenset({"index"})
 """What gives sizes that depend on entries for bools alone, which its check finds."""
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""What draws random numbers where it is told to drop entries, and else none."""
 PLAIN = ("int", "float", "bool", "number", "str", "Device", "Layout", "MemoryFormat", "ScalarType")
+RANDOM = "it draws random numbers"
 SYMBOL = 12
 """What a symbolic size is taken for where the stated types are compared with torch's."""
 
@@ -81,8 +84,8 @@ def unfit(target: torch._ops.OpOverload) -> str:
     schema, name = target._schema, target._opname
     if schema.is_mutable:
         return "it writes to its operands"
-    if torch.Tag.nondeterministic_seeded in target.tags:
-        return "it draws random numbers"
+    if torch.Tag.nondeterministic_seeded in target.tags and name not in RECURRENT:
+        return RANDOM
     if name.startswith("_") and name not in PRIVATE:
         return "it is one of those that torch keeps to itself"
     if name.startswith(READS_MORE):
@@ -101,6 +104,13 @@ def unfit(target: torch._ops.OpOverload) -> str:
     return f"its argument `{strange[0]}` is no tensor, number or text" if strange else ""
 
 
+def _is_random(target: torch._ops.OpOverload, arguments: Arguments) -> bool:
+    """Whether these arguments let a recurrent layer drop entries."""
+    names = (argument.name for argument in target._schema.arguments)
+    given = {**dict(zip(names, arguments.positional, strict=False)), **arguments.named}
+    return target._opname in RECURRENT and given.get("dropout") != 0 and given.get("train") is True
+
+
 def _known(kind: str) -> bool:
     return re.sub(r"Optional|List|[\[\]]", "", kind) in ("Tensor", *PLAIN)
 
@@ -113,6 +123,8 @@ def lower(at: Site) -> fx.Node | tuple[fx.Node, ...]:
     """Call the operator as the use states it."""
     target = overload_of(at.node.op, at.attr("overload"))
     stated = read_arguments(at.attr("arguments"))
+    if _is_random(target, stated):
+        raise error("A512", f"`{at.node.op}` is not run: {RANDOM}", node=at.node.name)
     _compare(at, target, stated)
     take = _Taking(at)
     made = at.call(
@@ -268,6 +280,8 @@ def stated(
 
     named = {key: write(v) for key, v in kwargs.items() if key not in ("device", "pin_memory")}
     arguments = Arguments(tuple(map(write, args)), named)
+    if _is_random(target, arguments):
+        raise error("A512", f"`{name}` is not run: {RANDOM}")
     attrs = {
         "arguments": write_arguments(arguments),
         "result": write_types(tuple(results)),

@@ -245,6 +245,29 @@ def test_calls_of_a_captured_program_are_stated(target: Any, call: Any, count: i
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize(("dropout", "train", "runs"), [(0.0, True, True), (0.5, True, False)])
+def test_a_recurrent_layer_that_drops_nothing_draws_nothing(
+    dropout: float, *, train: bool, runs: bool
+) -> None:
+    layer = torch.nn.LSTM(4, 3, 2, dropout=dropout)
+    shapes = {"x": (5, 2, 4), "h": (2, 2, 3), "c": (2, 2, 3)}
+    feeds = [torch.randn(s) for s in shapes.values()] + [w.detach() for w in layer.parameters()]
+    lines = "\n".join(f"input x{j}: f32{list(f.shape)}" for j, f in enumerate(feeds))
+    tensors = ", ".join(f"x{j}" for j in range(len(feeds)))
+    weights = tensors.removeprefix("x0, x1, x2, ")
+    network = graph(f"""arch net {{ {lines}
+        y, h, c = aten.lstm({tensors}, overload = "input",
+            arguments = "x0, [x1, x2], [{weights}], True, 2, {dropout}, {train}, False, False",
+            result = "f32[5, 2, 3], f32[2, 2, 3], f32[2, 2, 3]")
+        output y = y }}""")
+    if not runs:
+        with pytest.raises(ArchirError, match="draws random numbers"):
+            torch_fx.lower(network, {})
+        return
+    found = torch_fx.lower(network, {})(*feeds)
+    assert torch.equal(found, layer(feeds[0], tuple(feeds[1:3]))[0])
+
+
 def test_a_call_that_cannot_be_written_is_refused() -> None:
     x = torch.fx.Graph().placeholder("x")
     for target, args in ((aten.relu_.default, (x,)), (aten.neg.default, (1j,))):

@@ -21,7 +21,7 @@ def _conv(at: Site) -> Entry:
     x, weight = at.value("input"), at.entry("weight")
     spatial = at.type(x).rank - 2
     stride, dilation = at.ints("stride", spatial), at.ints("dilation", spatial)
-    held = isinstance(weight, Held)
+    held = isinstance(weight, Held) and not weight.buffer  # a filter is no weight
     operand = None if held else at.value("weight")
     kernel = tuple(
         int(str(size)) for size in (at.type(operand).shape if operand else _shape(weight))[2:]
@@ -205,9 +205,22 @@ def _pool(op: str) -> Raise:
             raise CannotRaiseError("it divides by a number of its own")
         if at.args["ceil_mode"] and not _fits(at.type(x).shape[2:], attrs):
             attrs["ceil_mode"] = True
-        return at.put(op, x, **attrs)
+        return _alone(at, at.put(op, x, **attrs))
 
     return raise_
+
+
+def _alone(at: Site, found: Value) -> Entry:
+    """The largest entries, where torch gives their places too.
+
+    Raises:
+        CannotRaiseError: somebody reads the places.
+    """
+    if not isinstance(at.node.meta["val"], tuple | list):
+        return found
+    if any(reader.args[1] == 1 and reader.users for reader in at.node.users):
+        raise CannotRaiseError("the places of its largest entries are read")
+    return [found, None]
 
 
 def _fits(extents: tuple[Size, ...], attrs: Mapping[str, Any]) -> bool:
@@ -224,9 +237,7 @@ def _adaptive(op: str) -> Raise:
     def raise_(at: Site) -> Entry:
         x = at.value("self")
         size = at.ints("output_size", at.type(x).rank - 2)
-        found = at.put(op, x, size=size)
-        # Of a largest entry torch gives the place too, as a second result.
-        return [found] if isinstance(at.node.meta["val"], tuple | list) else found
+        return _alone(at, at.put(op, x, size=size))
 
     return raise_
 
@@ -306,6 +317,7 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "group_norm": _group_norm,
         "instance_norm": _instance_norm,
         **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), _pool("max_pool")),
+        **dict.fromkeys((f"max_pool{n}d_with_indices" for n in (1, 2, 3)), _pool("max_pool")),
         **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _pool("avg_pool")),
         **dict.fromkeys(
             ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),

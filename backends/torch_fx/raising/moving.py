@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -11,7 +11,7 @@ from archir.ir.dims import Size
 from archir.ir.graph import Value
 
 from .site import Site
-from .values import CannotRaiseError, Entry, Held, Known
+from .values import CannotRaiseError, Entry, Known
 
 Raise = Callable[[Site], Entry]
 
@@ -237,15 +237,31 @@ def _filled(at: Site) -> Entry:
     value = next((n for word, n in numbers.items() if word in at.kind), at.args.get("fill_value"))
     if not isinstance(value, int | float):
         raise CannotRaiseError("what it is filled with is computed")
-    shape = at.result.shape
+    shape = list(at.result.shape)
     x = at.operand(Known(torch.full((1,) * len(shape), value, dtype=found.dtype)))
+    turns = []
+    for axis in [j for j, size in enumerate(shape) if not isinstance(size, int)]:
+        # Its size may be that of another axis elsewhere, with which it changes places.
+        places = [axis, *(j for j, size in enumerate(shape) if isinstance(size, int))]
+        like, other = _anywhere(at, places, shape[axis])
+        x = at.put("expand", x, like, axis=other)
+        shape[axis], shape[other] = shape[other], shape[axis]
+        turns += [(axis, other)] if axis != other else []
     repeats = tuple(size if isinstance(size, int) else 1 for size in shape)
     if any(count != 1 for count in repeats):
         x = at.put("tile", x, repeats=repeats)
-    for axis, size in enumerate(shape):
-        if not isinstance(size, int):
-            x = at.put("expand", x, _as_long(at, axis, size), axis=axis)
-    return x
+    for axis, other in reversed(turns):
+        x = at.put("transpose", x, a=axis, b=other)
+    return at.put("contiguous", x) if at.walk.laid_out else x
+
+
+def _anywhere(at: Site, axes: Sequence[int], size: Size) -> tuple[Value, int]:
+    """A tensor with a size at one of some axes, and at which."""
+    for axis in axes:
+        for value, type_ in at.walk.types.items():
+            if type_.rank > axis and type_.shape[axis] == size:
+                return value, axis
+    raise CannotRaiseError(f"no tensor has the size {size}")
 
 
 def _as_long(at: Site, axis: int, size: Size) -> Value:
@@ -300,8 +316,6 @@ def _gathered(at: Site, x: Value, entry: Entry, axis: int) -> Value:
     index = at.operand(entry)
     if at.type(index).dtype == "bool":
         raise CannotRaiseError("how many entries it takes depends on the values of a mask")
-    if isinstance(entry, Held | Known) and entry.tensor.numel() and int(entry.tensor.min()) < 0:
-        raise CannotRaiseError("its index counts from the end")
     return at.put("gather", x, index, axis=axis)
 
 
