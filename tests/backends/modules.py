@@ -147,3 +147,18 @@ def nothing() -> int:
 
 def boom() -> nn.Module:
     raise ValueError("no weights here")
+
+
+class Frozen(nn.Module):
+    """A filter and a normalisation that are not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("filt", torch.rand(4, 1, 3, 3), persistent=False)
+        for name in ("weight", "bias", "mean", "var"):
+            self.register_buffer(name, torch.rand(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.conv2d(self.conv(x), self.filt, stride=2, groups=4)
+        return nn.functional.batch_norm(y, self.mean, self.var, self.weight, self.bias)

@@ -282,3 +282,13 @@ def test_sizes(text: str) -> None:
 )
 def test_no_sizes(text: str) -> None:
     assert not is_size(text)
+
+
+def test_layers_that_are_not_trained() -> None:
+    network, found = raised("Frozen")
+    assert found.facts["carried"] == []
+    assert [n.op for n in network.graph if n.op.startswith("dynamic")] == [
+        "dynamic_conv",
+        "dynamic_batch_norm",
+    ]
+    assert network.graph.parameters["filt"].buffer

@@ -21,8 +21,8 @@ def _conv(at: Site) -> Entry:
     x, weight = at.value("input"), at.entry("weight")
     spatial = at.type(x).rank - 2
     stride, dilation = at.ints("stride", spatial), at.ints("dilation", spatial)
-    held = isinstance(weight, Held) and not weight.buffer  # a filter is no weight
-    operand = None if held else at.value("weight")
+    own = _trained(weight) and (at.entry("bias") is None or _trained(at.entry("bias")))
+    operand = None if own else at.value("weight")
     kernel = tuple(
         int(str(size)) for size in (at.type(operand).shape if operand else _shape(weight))[2:]
     )
@@ -44,6 +44,11 @@ def _conv(at: Site) -> Entry:
         return at.put("conv", x, params=params, out=out, kernel=kernel, bias=biased, **attrs)
     operands = [x, operand, *_given(at, "bias")]
     return at.put("dynamic_conv", *operands, **attrs)
+
+
+def _trained(entry: Entry) -> bool:
+    """Whether a tensor is a layer's own parameter; a fixed filter is none."""
+    return isinstance(entry, Held) and not entry.buffer
 
 
 def _shape(entry: Entry) -> tuple[int, ...]:
@@ -89,8 +94,8 @@ def _conv_transpose(at: Site) -> Entry:
 def _linear(at: Site) -> Entry:
     x, weight = at.value("input"), at.entry("weight")
     bias = at.entry("bias")
-    if isinstance(weight, Held) and (bias is None or isinstance(bias, Held)):
-        params = {"weight": weight, "bias": bias}
+    if _trained(weight) and (bias is None or _trained(bias)):
+        params = {"weight": at.held("weight"), "bias": at.held("bias")}
         return at.put("linear", x, params=params, out=_shape(weight)[0], bias=bias is not None)
     return at.put("dynamic_linear", x, at.value("weight"), *_given(at, "bias"))
 
@@ -99,6 +104,7 @@ def _batch_norm(at: Site) -> Entry:
     x = at.value("input")
     entries = {role: at.entry(role) for role in ROLES}
     held = all(entry is None or isinstance(entry, Held) for entry in entries.values())
+    held &= entries["weight"] is None or _trained(entries["weight"])  # frozen ones are buffers
     training = bool(at.args["training"])
     tracked = entries["running_mean"] is not None
     eps, momentum = float(at.args["eps"]), at.args["momentum"]

@@ -372,6 +372,8 @@ class Walk:
         for role, type_ in found.params.items():
             if role not in params:
                 raise CannotRaiseError(f"`{op}` lacks its {role}")
+            if op != "parameter" and params[role].buffer != record.param(role).buffer:
+                raise CannotRaiseError(f"the {role} of `{op}` is a buffer, or should be one")
             got = self.symbols.type(params[role].tensor)
             if got != type_:
                 raise CannotRaiseError(f"the {role} of `{op}` is {got}, not {type_}")
