@@ -248,11 +248,15 @@ class _Printer:
         def attributes(node: Node, attr: str, entry: int | None = None) -> tuple[str, AttrValue]:
             return kind.express(place[node.name], attr, entry)
 
-        names = dict(zip(region.sources, ["input", *kind.tensors], strict=True))
-        scope = _Scope(region.prefix, units, names, kind.taken, attributes, kind)
-        if self.numbers:
-            self._write_numbers(scope)
-        lines = self._block_body(scope, region.outs)
+        taken = set(kind.taken)
+        lines: list[str] = []
+        while not lines or kind.reduce():
+            kind.begin(taken)
+            names = dict(zip(region.sources, ["input", *kind.tensors], strict=True))
+            scope = _Scope(region.prefix, units, names, kind.taken, attributes, kind)
+            if self.numbers:
+                self._write_numbers(scope)
+            lines = self._block_body(scope, region.outs)
         formals = [f"{name}: tensor" for name in kind.tensors]
         formals += [
             f"{f.name} = {words.write_value(f.default)}" if f.optional else f.name

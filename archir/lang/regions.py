@@ -81,7 +81,9 @@ class Plan:
         self.ops = ops
         self.known = kinds or {}
         """What the scopes are instances of, where that is known."""
-        self.position = {node.name: place for place, node in enumerate(graph)}
+        self.fed = _fed(graph)
+        order = sorted(graph, key=lambda node: node.name in self.fed)  # what is known comes first
+        self.position = {node.name: place for place, node in enumerate(order)}
         self.reads: dict[Value, int] = {}
         for node in graph:
             for value in node.inputs:
@@ -135,8 +137,8 @@ class Plan:
         return found
 
     def begin(self, nodes: Sequence[Node]) -> int:
-        """The place of the first of some nodes that reads something."""
-        return self.position[next((n for n in nodes if n.inputs), nodes[0]).name]
+        """The place of the first of some nodes that depends on an input of the network."""
+        return self.position[next((n for n in nodes if n.name in self.fed), nodes[0]).name]
 
     def _head(self, members: list[Node]) -> Node | None:
         """A concatenation that alone reads what goes into a region."""
@@ -231,6 +233,15 @@ class Plan:
 
     def _reads_by(self, unit: Unit, value: Value) -> int:
         return sum(node.inputs.count(value) for node in unit.nodes)
+
+
+def _fed(graph: Graph) -> set[str]:
+    """The nodes that depend on an input of the network."""
+    found: set[str] = set()
+    for node in graph:
+        if node.op == "input" or any(value.node in found for value in node.inputs):
+            found.add(node.name)
+    return found
 
 
 def _prefixes(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ class Kind:
                 factor = _factor(formal.values, values)
                 if factor:
                     return f"{formal.name} // {factor}"
-        return self._product(values) if attr == "shape" else ""
+        return _product(values, self.formals) if attr == "shape" else ""
 
     def _size(self, values: Sequence[AttrValue], op: str) -> str:
         """Values that are a size of the piped tensor in each instance, or a multiple of one."""
@@ -129,18 +130,30 @@ class Kind:
                 return f"{factor} * {_measure(axis)}"
         return ""
 
-    def _product(self, values: Sequence[AttrValue]) -> str:
-        whole = [f for f in self.formals if f.attr == "shape" and type(f.values[0]) is int]
-        for place, a in enumerate(whole):
-            for b in whole[place:]:
-                pairs = zip(a.values, b.values, strict=True)
-                if [x * y for x, y in pairs] == list(values):  # type: ignore[operator]
-                    return f"{a.name} * {b.name}"
-        return ""
+    def reduce(self) -> bool:
+        """Drop a parameter that is the product of two others; whether there was one.
+
+        The body must then be written again, with what is left from the beginning.
+        """
+        for formal in self.formals:
+            rest = [each for each in self.formals if each is not formal]
+            if formal.attr == "shape" and _product(formal.values, rest):
+                self.formals = rest
+                return True
+        return False
+
+    def begin(self, taken: AbstractSet[str]) -> None:
+        """Begin to write the body: with the names that are taken, and the parameters there are."""
+        self.taken = set(taken)
+        for formal in self.formals:
+            formal.name = self._named(formal.attr)
+
+    def _named(self, attr: str) -> str:
+        wish = _NAMES.get(attr, attr)
+        return fresh(wish if is_name(wish) else f"{attr}_", self.taken)
 
     def _formal(self, index: int, attr: str, entry: int | None, values: list[AttrValue]) -> Formal:
-        wish = _NAMES.get(attr, attr)
-        name = fresh(wish if is_name(wish) else f"{attr}_", self.taken)
+        name = self._named(attr)
         op = self.ops[self.regions[0].nodes[index].op]
         record = op.attr(attr)
         default = record.default if record is not None and entry is None else None
@@ -160,6 +173,17 @@ def _measure(axis: int) -> str:
 def alike(values: Sequence[AttrValue]) -> bool:
     """Whether values are the same, 1 and 1.0 and true told apart."""
     return all(repr(value) == repr(values[0]) for value in values)
+
+
+def _product(values: Sequence[AttrValue], formals: Sequence[Formal]) -> str:
+    """Values as the product of two parameters; empty where they are none."""
+    whole = [f for f in formals if f.attr == "shape" and type(f.values[0]) is int]
+    for place, a in enumerate(whole):
+        for b in whole[place:]:
+            pairs = zip(a.values, b.values, strict=True)
+            if [x * y for x, y in pairs] == list(values):  # type: ignore[operator]
+                return f"{a.name} * {b.name}"
+    return ""
 
 
 def _lists(values: Sequence[AttrValue]) -> bool:
