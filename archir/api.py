@@ -162,33 +162,21 @@ class Network:
         uses = [Application(rule, at, arguments)]
         return rewrite(self, uses, seed=seed, approximate=approximate).network
 
-    def init(
-        self,
-        seed: int = 0,
-        *,
-        random_statistics: bool = False,
-        constants: Mapping[str, Array] | None = None,
-    ) -> Network:
+    def init(self, seed: int = 0, *, random_statistics: bool = False) -> Network:
         """The network with initial weights, at the start of a new chain of steps.
 
-        Args:
-            seed: Of the weights.
-            random_statistics: Draw the vectors of normalisations at random too.
-            constants: Where the tensors are that no seed gives; its present weights, if None.
+        Constants, which no seed gives, stay as they are.
 
         Raises:
-            ArchirError: A140, such a tensor is missing.
+            ArchirError: A140, a constant is missing.
         """
         facts: dict[str, Any] = {"seed": seed, "random_statistics": random_statistics}
-        held = constants if constants is not None else self.weights or {}
-        weights = init_weights(self.graph, self.ops, **facts, constants=held)
+        weights = init_weights(self.graph, self.ops, **facts, constants=self.weights or {})
         made = replace(self, weights=frozen(weights), certificate=self._fresh_chain())
         kept = list(constants_of(self.graph))
-        # A seed alone does not give them again, so that the step is attested.
-        return (
-            made.stepped("given", {**facts, "constants": kept})
-            if kept
-            else (made.stepped("init", facts))
+        # A seed alone does not give constants again, so that the step is attested.
+        return made.stepped(
+            "given" if kept else "init", facts | ({"constants": kept} if kept else {})
         )
 
     def _fresh_chain(self) -> Certificate:

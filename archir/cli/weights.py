@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -43,7 +44,8 @@ def init(
     found = load(target, params=chosen, ignore_weights=True)
     beside = weights_path(target)
     constants = load_weights(beside) if constants_of(found.graph) and beside.is_file() else {}
-    made = found.init(seed, random_statistics=random_statistics, constants=constants)
+    held = replace(found, weights=constants)
+    made = held.init(seed, random_statistics=random_statistics)
     assert made.weights is not None
     with writing_all(files, force=force) as (tensors, certificate):
         save_weights(tensors, dict(made.weights), {})
@@ -236,7 +238,8 @@ def _lines(loading: Loading) -> list[str]:
     fitting, choice = loading.fitting, loading.choice
     lines = []
     if loading.entry:
-        aside = f" (beside it, with no key of the network: {_listed(loading.others)})"
+        others = [place or "the file itself" for place in loading.others]
+        aside = f" (beside it, with no key of the network: {_listed(others)})"
         lines.append(f"state dict: `{loading.entry}`" + (aside if loading.others else ""))
     for line, count in zip(choice.renames, fitting.counts, strict=True):
         lines.append(f"map {line}: {count} keys")
