@@ -187,15 +187,16 @@ def _in_short(clean_ups: Mapping[str, Any]) -> dict[str, object]:
 
 def _data_of(target: Path) -> set[Path]:
     """The files of weights that an earlier export put beside a model, which is to be replaced."""
-    if not target.is_file():
+    ours = re.compile(re.escape(target.stem) + r"-[0-9a-f]{12}\.data")
+    beside = {file.name for file in target.parent.glob("*.data") if ours.fullmatch(file.name)}
+    if not beside or not target.is_file():
         return set()
     try:
         model = onnx.load(str(target), load_external_data=False)
     except Exception:  # noqa: BLE001,RUF100 - it is no model; protobuf has its own errors
         return set()
-    ours = re.compile(re.escape(target.stem) + r"-[0-9a-f]{12}\.data")
     named = {e.value for t in model.graph.initializer for e in t.external_data}
-    return {target.with_name(name) for name in named if ours.fullmatch(name)}
+    return {target.with_name(name) for name in named & beside}
 
 
 def _write(path: Path, made: Skeleton, *, apart: bool) -> None:
