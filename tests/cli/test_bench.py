@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from archir.diag import ArchirError
-from archir.measure import Job, Latency, _Member, interval, measure
+from archir.measure import Job, Latency, _load, _Member, interval, measure
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -124,28 +124,31 @@ def test_the_table(tmp_path: Path, archir: Callable[..., Any]) -> None:
 
 
 def test_what_cannot_be_timed(tiny: Path, tmp_path: Path, archir: Callable[..., Any]) -> None:
-    def says(*words: object) -> tuple[int, str]:
-        done = archir("bench", *words, "--repeats", 6, "--threads", 1)
-        assert done.out == ""
-        return done.status, done.err
-
-    status, err = says(tmp_path / "a.pt")
-    assert (status, "A563" in err) == (2, True)
-    status, err = says(tmp_path / "none.onnx")
-    assert (status, "A601" in err) == (2, True)
+    done = archir("bench", tmp_path / "a.pt")
+    assert (done.status, done.out, "A563" in done.err) == (2, "", True)
+    done = archir("bench", tiny, tiny, "--init", 0)
+    assert (done.status, done.out, "A609" in done.err) == (2, "", True)
     (tmp_path / "bad.onnx").write_bytes(b"\x00\x01")
-    status, err = says(tiny, tmp_path / "bad.onnx")
-    assert (status, "A507" in err) == (3, True)
-    status, err = says(save_onnx(tmp_path / "two.onnx", [2, 4]))
-    assert (status, "A564" in err, "--batch 2" in err) == (3, True, True)
-    status, err = says(save_onnx(tmp_path / "open.onnx", ["N", "W"]))
-    assert (status, "A564" in err, "W are open" in err) == (3, True, True)
-    status, err = says(save_onnx(tmp_path / "text.onnx", ["N", 4], kind=8))
-    assert (status, "A564" in err) == (3, True)
-    status, err = says(tiny, tiny, "--init", 0)
-    assert (status, "A609" in err) == (2, True)
-    status, err = says(tiny, "--device", "cuda:97")
-    assert (status, "A508" in err) == (3, True)
+    done = archir("bench", tmp_path / "bad.onnx", "--threads", 1)
+    assert (done.status, done.out, "A507" in done.err) == (3, "", True)
+
+
+def test_inputs_that_cannot_be_made(tmp_path: Path) -> None:
+    for shape, kind, says in (
+        ([2, 4], 1, "does not take a batch of 1.*--batch 2"),
+        (["N", "W"], 1, "sizes W are open"),
+        (["N", 4], 8, "no values for the input `x`"),
+    ):
+        file = save_onnx(tmp_path / "a.onnx", shape, kind)  # type: ignore[arg-type]
+        with pytest.raises(ArchirError, match=f"A564.*{says}"):
+            _load(Job(str(file)))
+    with pytest.raises(ArchirError, match="A601"):
+        _load(Job(str(tmp_path / "none.onnx")))
+
+
+def test_a_device_that_is_not_there(tiny: Path) -> None:
+    with pytest.raises(ArchirError, match="A508"):
+        _load(Job(str(tiny), device="cuda:97"))
 
 
 def test_a_process_that_ends_is_named(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "train": ("train", "net.arch", "--epochs", "1", "-o", "trained.arch"),
     "eval": ("eval", "net.arch"),
     "export": ("export", "net.arch", "-o", "net.onnx"),
+    "bench": ("bench", "net.arch", "--repeats", "6", "--threads", "1"),
     "doctor": ("doctor",),
 }
 """The tour has a test of its own."""
@@ -63,6 +64,7 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "train": (("train", "net.arch", "--epochs", "0", "-o", "x.arch"), 2),
     "eval": (("eval", "bare.arch"), 2),
     "export": (("export", "net.arch", "--opset", "99", "-o", "x.onnx"), 3),
+    "bench": (("bench", "net.pt"), 2),
     "doctor": (("doctor", "--bogus"), 2),
     "tour": (("tour", "--epochs", "0"), 2),
 }
