@@ -123,6 +123,8 @@ def _lines(report: Any) -> list[str]:
         f"  {report.provider} agrees with {report.reference} at batch "
         f"{', '.join(map(str, report.batches))}: max|a-b|/max|a| = {drift:.1e}, bound {bound:.0e}"
     )
+    for name in report.flat:
+        lines.append(f"  output {name} is one number throughout: layers compared one by one")
     if report.half is not None:
         lines += _half(report.half, bound)
     if report.placement.fell_back:

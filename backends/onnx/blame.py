@@ -77,6 +77,32 @@ def differs(case: Case, output: str, far: float, limit: float, *, finite: bool) 
     return ArchirError(made, status=CHECK_FAILED)
 
 
+def flat(case: Case) -> list[str]:
+    """The outputs that are one number throughout, as those of a layer that starts at zero are.
+
+    They agree with whatever comes before them.
+    """
+    pairs = zip(case.graph.outputs, case.right, strict=True)
+    return [o.name for o, a in pairs if a.dtype.kind == "f" and a.size > 1 and not np.ptp(a)]
+
+
+def check_layers(case: Case, output: str, limit: float) -> None:
+    """Compare the layers of a file whose outputs show nothing.
+
+    Raises:
+        ArchirError: A506, with the first layer that differs.
+    """
+    found = _first(case, limit)
+    if found is not None:
+        message = (
+            f"output `{output}` is one number throughout and shows nothing, and inside the file "
+            f"differs from the network by more than {limit:.0e}; nothing was written; "
+            f"{_text(case, found)}"
+        )
+        made = Diagnostic("A506", message, hint=_hint(case, found), node=found.node)
+        raise ArchirError(made, status=CHECK_FAILED)
+
+
 def imprecise(case: Case, output: str, far: float, limit: float, *, finite: bool) -> ArchirError:
     """The error of a network that float16 is too coarse for, with the first layer of which."""
     message = (

@@ -63,6 +63,8 @@ class Report:
     """What was taken out before, by which rules and where; None where nothing was to be."""
     metadata: dict[str, str] = field(default_factory=dict)
     """The model's metadata."""
+    flat: tuple[str, ...] = ()
+    """Outputs that are one number throughout: for them the layers were compared one by one."""
 
     def to_json(self) -> dict[str, object]:
         """The report as a JSON object."""
@@ -176,6 +178,7 @@ def export(
         {**half.facts(graph), "rounded_drift": ran.rounded} if half.half else None,
         clean_ups,
         {entry.key: entry.value for entry in made.model.metadata_props},
+        ran.flat,
     )
 
 

@@ -15,7 +15,16 @@ from archir.ops.arithmetic import Array
 from archir.ops.closeness import distance
 
 from . import layers, runtime
-from .blame import Case, Subject, differs, imprecise, not_finite, rounded_outputs
+from .blame import (
+    Case,
+    Subject,
+    check_layers,
+    differs,
+    flat,
+    imprecise,
+    not_finite,
+    rounded_outputs,
+)
 from .feeds import feeds_of, sizes_of
 
 BOUNDS = {"f32": 1e-4, "f64": 1e-4, "f16": 1e-2, "bf16": 5e-2, "i64": 0.0, "i32": 0.0, "bool": 0.0}
@@ -41,6 +50,8 @@ class Comparison(NamedTuple):
     placement: runtime.Placement
     rounded: dict[str, float] | None = None
     """For a file in float16, the drift where each value is rounded to it; at the first batch."""
+    flat: tuple[str, ...] = ()
+    """Outputs that are one number throughout: for them the layers were compared one by one."""
 
 
 def check(path: Path) -> tuple[int, int]:
@@ -96,6 +107,7 @@ def compare(
     limits = {o.name: _limit(graph, o.name, made_of, bound) for o in graph.outputs}
     drift = dict.fromkeys(limits, 0.0)
     rounded: dict[str, float] | None = None
+    constant: list[str] | None = None
     with runtime.running(path, device) as runner:
         for batch, symbols in sizes.symbols.items():
             feeds = feeds_of(graph, symbols, stream)
@@ -111,6 +123,10 @@ def compare(
                 )
             for name, far in _checked(case, found, limits).items():
                 drift[name] = max(drift[name], far)
+            if constant is None:
+                constant = flat(case)
+                for name in constant[:1]:
+                    check_layers(case, name, limits[name])
             if made_of.precision.half and reference == "torch" and rounded is None:
                 rounded = _checked(case, rounded_outputs(case), limits, rounded=True)
         where = runner.placement
@@ -124,6 +140,7 @@ def compare(
         dict(sizes.left_out),
         where,
         rounded,
+        tuple(constant or ()),
     )
 
 

@@ -125,6 +125,22 @@ def test_optimisations_are_blamed_where_the_nodes_are_right(
         backend.export(small_net, weights(small_net), tmp_path / "n.onnx")
 
 
+def test_outputs_that_show_nothing(
+    small_net: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = weights(small_net)
+    given["fc.weight"][:] = 0
+    given["fc.bias"][:] = 0.5
+    assert backend.export(small_net, given, tmp_path / "n.onnx").flat == ("logits",)
+    assert backend.export(small_net, weights(small_net), tmp_path / "m.onnx").flat == ()
+    broken(monkeypatch, relu=lambda at: at.emit("Abs", *at.args))
+    with pytest.raises(ArchirError, match="is one number throughout and shows nothing") as caught:
+        backend.export(small_net, given, tmp_path / "o.onnx")
+    assert caught.value.diagnostics[0].node == "stem.relu"
+    assert caught.value.status == 1
+    assert files(tmp_path) == ["m.onnx", "n.onnx"]
+
+
 # --- outputs that are not finite
 
 
