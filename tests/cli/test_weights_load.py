@@ -450,3 +450,33 @@ def test_positions_that_are_no_square_grid(archir: Archir, net: Path) -> None:
     answer = load(archir, net, file, "--param", "size=16", "--interpolate", "pos")
     (problem,) = answer.document["diagnostics"]
     assert (answer.status, problem["code"]) == (2, "A635")
+
+
+# ---- constants
+
+
+CONSTANT = """version 1
+arch net {
+    input x: f32[N, 3, 6]
+    attn.index = parameter([2, 4], dtype = i64, persistent = false)
+    fc = x |> linear(5)
+    output y = fc |> gather(attn.index, axis = 2) |> flatten(2)
+}
+"""
+
+
+def test_constants_are_the_network_s_own(archir: Archir, net: Path) -> None:
+    net.write_text(CONSTANT)
+    index = np.arange(8).reshape(2, 4) % 5
+    given = {"fc.weight": np.full((5, 6), 2, "f4"), "fc.bias": np.ones(5, "f4")}
+    file = torch_file(net.with_name("a.pth"), state({**given, "attn.index": index[::-1]}))
+    answer = load(archir, net, file)
+    assert (answer.status, answer.document["diagnostics"][0]["code"]) == (2, "A140")
+    zeros = {path: np.zeros_like(array) for path, array in given.items()}
+    save_weights(net.with_suffix(".safetensors"), {**zeros, "attn.index": index})
+    out = net.with_name("out.arch")
+    answer = load(archir, net, file, "-o", out)
+    assert answer.status == 0
+    assert answer.document["kept"] == ["attn.index"]
+    assert same(out, {**given, "attn.index": index})
+    assert archir("verify", out).status == 0
