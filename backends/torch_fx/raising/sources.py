@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import warnings
 import zipfile
@@ -52,7 +53,10 @@ def torchvision_source(text: str, options: ImportOptions) -> Source:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, about its own future
-            module = models.get_model(name, weights=weights)
+            stated = inspect.signature(models.get_model_builder(name)).parameters
+            # Without weights of its own a network has none of its backbone's either.
+            bare = {"weights_backbone": None} if "weights_backbone" in stated else {}
+            module = models.get_model(name, weights=weights, **bare)
     except OSError as reason:
         raise _not_fetched(f"torchvision:{text}", reason) from reason
     size = options.size or _crop(weights) or SIZES.get(name, IMAGE)
