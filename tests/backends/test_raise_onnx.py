@@ -518,10 +518,11 @@ def test_a_network_that_computes_something_else_is_not_handed_out(
     monkeypatch.setattr("archir.backends.onnx.raising.building.RAISE", wrong)
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
-    g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }
+    g (float[N, 3] x) => (float[N, 3] y) { a = Tanh(x) b = Relu(a) c = Sigmoid(b) y = Neg(c) }
     """
     found = _refusal(_parsed(tmp_path / "net.onnx", text))
     assert [d.code for d in found.diagnostics] == ["A538"]
+    assert found.diagnostics[0].message.endswith("the first layer that differs is `abs`")
     assert found.status == CHECK_FAILED
 
 

@@ -54,6 +54,8 @@ class Raised:
     """Nodes that were known before the network runs."""
     ties: int = 0
     """Tensors that several layers hold."""
+    inner: dict[str, Value] = field(default_factory=dict)
+    """The network's value for each value of the file that it still computes, in order."""
 
 
 @dataclass
@@ -339,7 +341,12 @@ class _Build:
         made = builder.build()
         check_graph(made, "the import from ONNX")
         ties = sum(len(users) > 1 for users in made.users().values())
-        return Raised(made, weights, self.inputs, names, self.folded, ties)
+        inner = {
+            name: Value(paths[places[entry.draft]], entry.port)
+            for name, entry in self.net.values.items()
+            if isinstance(entry, Made) and entry.draft in places
+        }
+        return Raised(made, weights, self.inputs, names, self.folded, ties, inner)
 
     def _affordable(self, drafts: Sequence[Draft]) -> None:
         """Refuse a small file that makes weights beyond all proportion."""

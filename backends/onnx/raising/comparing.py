@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from archir.backends.onnx.model import skeleton
 from archir.backends.onnx.runtime import run, session
 from archir.backends.onnx.wire import chunks
+from onnx import ValueInfoProto
 
 from archir.diag import CHECK_FAILED, ArchirError, Diagnostic, error
 from archir.ir.dims import Dim, substitute
-from archir.ir.graph import Graph
+from archir.ir.graph import Graph, Value
 from archir.ir.types import TensorType
 from archir.ops import STANDARD
 from archir.ops.arithmetic import Array
@@ -39,6 +41,8 @@ _OTHER = 6
 """What further symbols stand for."""
 _LARGEST = 2**28
 """Elements of one value at most."""
+_MOST_LOOKED_AT = 2**27
+"""Elements of all values together that are compared to find the first that differs."""
 _MOST_MACS = 4 * 10**12
 
 
@@ -111,7 +115,8 @@ def compare(path: Path, raised: Raised, *, seed: int = 0) -> Compared:
                 limit = BOUNDS[graph.type_of(output.value).dtype]
                 far = _distance(theirs, found)
                 if not far <= limit:
-                    raise _differs(output.name, batch, far, limit, way)
+                    first = _first(path, raised, feeds) if way == "torch" else ""
+                    raise _differs(output.name, batch, far, limit, way, first)
                 drift[way][output.name] = max(drift[way].get(output.name, 0.0), far)
     fixed = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*seen[:2], strict=True))
     return Compared(list(batches), drift["torch"], drift["again"], why, fixed)
@@ -133,13 +138,41 @@ def _cannot(reason: ArchirError) -> ArchirError:
     return error("A537", message)
 
 
-def _differs(name: str, batch: int, far: float, limit: float, way: str) -> ArchirError:
+def _first(path: Path, raised: Raised, feeds: Mapping[str, Array]) -> str:
+    """The first node of the network whose value is not the file's; empty where that is dear."""
+    graph, made = raised.graph, {v: n for n, v in reversed(raised.inner.items())}
+    order = [Value(node.name, port) for node in graph for port in range(len(node.types))]
+    values = [v for v in order if v in made and graph.node(v.node).op not in ("input", "parameter")]
+    if sum(_count(graph.type_of(v), 3) for v in values) > _MOST_LOOKED_AT:
+        return ""
+    try:
+        model = onnx.load(str(path))
+        kept = {output.name for output in model.graph.output}
+        names = [made[v] for v in values]
+        model.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in kept)
+        given = {raised.inputs[name]: array for name, array in feeds.items()}
+        theirs = session(model.SerializeToString()).run(names, given)
+        torch: Any = backends()["torch"]
+        ours = torch.runner(graph, raised.weights, values=values)(feeds)
+    except Exception:  # noqa: BLE001,RUF100 - a search on the way to an error must not hide it
+        return ""
+    for value, a, b in zip(values, theirs, ours, strict=True):
+        if not _distance(a, b) <= BOUNDS[graph.type_of(value).dtype]:
+            return str(value.node)
+    return ""
+
+
+def _differs(
+    name: str, batch: int, far: float, limit: float, way: str, first: str = ""
+) -> ArchirError:
     amount = f"{far:.1e}" if math.isfinite(far) else "beyond measure (not finite, or a shape)"
     what = "the network in torch" if way == "torch" else "the network exported anew"
     message = (
         f"output `{name}` of {what} differs from the file's at batch {batch}: max|a-b| / max|a| "
         f"is {amount}, the bound is {limit:.0e}; nothing was imported"
     )
+    if first:
+        message += f"; the first layer that differs is `{first}`"
     hint = "please report it with the file"
     return ArchirError(Diagnostic("A538", message, hint=hint, node=name), status=CHECK_FAILED)
 

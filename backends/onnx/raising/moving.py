@@ -170,9 +170,18 @@ def _constant_of_shape(at: Site) -> None:
 
 
 def _tile(at: Site) -> None:
-    x, repeats = at.x(), at.ints(1, "repeats") or []
-    if len(repeats) != x.type.rank or min(repeats, default=1) < 1:
-        raise RefusedError(f"its repeats are {repeats}, its input {x.type}")
+    x, wanted = at.x(), at.sizes(1)
+    repeats = [r for r in wanted if isinstance(r, int)]
+    if len(wanted) != x.type.rank or min(repeats, default=1) < 1:
+        raise RefusedError(f"its repeats are {[str(r) for r in wanted]}, its input {x.type}")
+    if len(repeats) < len(wanted):
+        if any(s != 1 for s, r in zip(x.type.shape, wanted, strict=True) if isinstance(r, Dim)):
+            raise RefusedError(f"its repeats are {[str(r) for r in wanted]}, its input {x.type}")
+        stretched = [
+            r if isinstance(r, Dim) else s for s, r in zip(x.type.shape, wanted, strict=True)
+        ]
+        x = at.stretch(x, stretched)
+        repeats = [1 if isinstance(r, Dim) else r for r in wanted]
     at.give(x if set(repeats) <= {1} else at.put("tile", x, repeats=tuple(repeats)))
 
 
