@@ -439,6 +439,15 @@ def _picked(u: Use) -> list[Array]:
     return [np.take_along_axis(u[0], np.asarray(u[1], np.int64), axis)]
 
 
+def _one_hot(u: Use) -> list[Array]:
+    depth, (off, on) = ints(u[1])[0], u[2].reshape(-1)
+    axis = _axis(u.attrs.get("axis", -1), u[0].ndim + 1)
+    u.budget.spend([*u[0].shape, depth], u[2].itemsize)
+    places = np.asarray(u[0], np.int64)[..., None]
+    hot = np.where(np.arange(depth) == np.where(places < 0, places + depth, places), on, off)
+    return [np.moveaxis(hot, -1, axis).astype(u[2].dtype)]
+
+
 def _summed(u: Use) -> list[Array]:
     if u.attrs.get("exclusive", 0) or u.attrs.get("reverse", 0):
         raise UnfoldedError("a sum from the end")
@@ -498,6 +507,7 @@ FOLD: Mapping[str, Fold] = MappingProxyType(
         "GatherND": _gathered,
         "GatherElements": _picked,
         "CumSum": _summed,
+        "OneHot": _one_hot,
         "Clip": _clipped,
         "Relu": _wise(lambda x: np.maximum(x, 0), None),
         "Where": _chosen,
