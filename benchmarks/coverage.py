@@ -125,6 +125,8 @@ def reasons(record: Record) -> list[str]:
         found.append(f"{at}: {record['stopped']}")
     if carried := record["stages"].get("import", {}).get("carried"):
         found.append("carried for torch alone: " + ", ".join(f"`aten.{n}`" for n in carried))
+    if record["stages"].get("export", {}).get("calibrated"):
+        found.append("exported and rewritten with batch norms calibrated on a batch instead")
     return found
 
 
@@ -189,7 +191,7 @@ def table(kind: str, wanted: Sequence[str], log: Mapping[str, Record]) -> Iterab
     yield ""
     why = [(r["name"].partition(":")[2], reason) for r in done for reason in reasons(r)]
     if why:
-        yield "Why not:"
+        yield "Remarks, and why not:"
         yield ""
         yield from (f"- {name}: {reason}" for name, reason in sorted(why))
         yield ""
@@ -209,15 +211,19 @@ INTRODUCTION = """# Coverage: published networks
 
 What `archir import` makes of torchvision's classification networks and of a hundred of timm's,
 and what the rules do to them. Made by `benchmarks/coverage.py`; each row is a process of its own.
-{machine}; {versions}. The weights are initial ones, seed 0, and every vector of equal numbers
-(norms, statistics, scales of branches) is drawn at random on both sides before anything is
-compared, so that nothing passes by being forgotten.
+The weights are initial ones, seed 0, and every vector of equal numbers (norms, statistics, scales
+of branches) is drawn at random on both sides before anything is compared, so that nothing passes
+by being forgotten. Where that scales a network out of range (a remark says so) the comparison with
+ONNX Runtime and the rules have the statistics of a batch instead.
+
+{machine}; {versions}.
 
 - *imported*: `archir import` wrote it, which compares it with its source itself.
 - *exact*: with the redrawn weights the outputs are equal bit for bit (`torch.equal`, float32,
   eval mode, one thread) at batches 1 and 3. (aux): with the auxiliary heads, of which eval mode
   runs none.
-- *text*: the text reads back as the same graph, and the graph prints as the same text.
+- *text*: it reads back as the same graph, is laid out as `archir fmt` does it, and has so many
+  lines.
 - *widen*, *prune*: the class of channels at this site, an eighth larger or smaller; *deepen*: this
   rule of the family. Each use is planned, both sides of its region are equal in GF(1048571) at real
   size, its text reads back, and with the real weights the outputs move by no more than 1e-4
@@ -225,8 +231,8 @@ compared, so that nothing passes by being forgotten.
   as it assumes. The site is the first verified one of at most six, from the middle of the network
   outwards, classes that touch a tenth of the arithmetic or less first.
 - *exported*: the ONNX file passes the gate: ONNX Runtime's outputs at batches 1, 2 and 7 differ by
-  no more than 1e-4 (the largest is shown; above 6 GMAC at batch 1 alone).
-  *Rules, ONNX gap*: the same for the three rewritten networks, below 6 GMAC only.
+  no more than 1e-4 (the largest is shown; above 6 GMAC at batch 1 alone). *Rules, ONNX gap*: the
+  largest for the three rewritten networks at batch 7, below 6 GMAC only.
 - *seconds*: of processor time on one thread, on a machine that others used too; *GiB*: peak memory.
 """
 
