@@ -224,8 +224,8 @@ ONNX Runtime and the rules have the statistics of a batch instead.
   runs none.
 - *text*: it reads back as the same graph, is laid out as `archir fmt` does it, and has so many
   lines.
-- *widen*, *prune*: the class of channels at this site, an eighth larger or smaller; *deepen*: this
-  rule of the family. Each use is planned, both sides of its region are equal in GF(1048571) at real
+- *widen*, *prune*: the class of channels at this site, an eighth larger or smaller (twice as large
+  where it is averaged over); *deepen*: this rule of the family. Each use is planned, both sides of its region are equal in GF(1048571) at real
   size, its text reads back, and with the real weights the outputs move by no more than 1e-4
   (*drift*, max|a-b| / max|a|, the largest of the three). What `prune` drops is set to zero first,
   as it assumes. The site is the first verified one of at most six, from the middle of the network

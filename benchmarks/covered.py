@@ -307,7 +307,13 @@ def used(network: Network, family: str, rule: str, site: Site) -> tuple[Network,
     """
     given = arguments(family, site)
     start = time.process_time()
-    plan = network.planner.plan(network.rule(rule), site.at, given)
+    try:
+        plan = network.planner.plan(network.rule(rule), site.at, given)
+    except ArchirError:
+        if family != "widen" or site.size is None:
+            raise
+        given = {"width": 2 * site.size}  # what is averaged over is taken equally often
+        plan = network.planner.plan(network.rule(rule), site.at, given)
     assert network.weights is not None
     if plan.unread:
         zeroed = {**network.weights, **as_assumed(plan, network.weights)}
