@@ -225,11 +225,12 @@ ONNX Runtime and the rules have the statistics of a batch instead.
 - *text*: it reads back as the same graph, is laid out as `archir fmt` does it, and has so many
   lines.
 - *widen*, *prune*: the class of channels at this site, an eighth larger or smaller (twice as large
-  where it is averaged over); *deepen*: this rule of the family. Each use is planned, both sides of its region are equal in GF(1048571) at real
-  size, its text reads back, and with the real weights the outputs move by no more than 1e-4
-  (*drift*, max|a-b| / max|a|, the largest of the three). What `prune` drops is set to zero first,
-  as it assumes. The site is the first verified one of at most six, from the middle of the network
-  outwards, classes that touch a tenth of the arithmetic or less first.
+  where it is averaged over); *deepen*: this rule of the family. Each use is planned, both sides of
+  its region are equal in GF(1048571) at real size, its text reads back, and with the real weights
+  the outputs move by no more than 1e-4 (*drift*, max|a-b| / max|a|, the largest of the three). What
+  `prune` drops is set to zero first, as it assumes. The site is the first verified one of at most
+  six, from the middle of the network outwards, classes that touch a tenth of the arithmetic or less
+  first.
 - *exported*: the ONNX file passes the gate: ONNX Runtime's outputs at batches 1, 2 and 7 differ by
   no more than 1e-4 (the largest is shown; above 6 GMAC at batch 1 alone). *Rules, ONNX gap*: the
   largest for the three rewritten networks at batch 7, below 6 GMAC only.
