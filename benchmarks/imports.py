@@ -42,7 +42,7 @@ NETWORKS = (
     "mobilenet_v3_small",
     "efficientnet_b0",
     "densenet121",
-    "shufflenet_v2_x1_0",
+    "mnasnet1_0",
     "squeezenet1_1",
     "regnet_y_400mf",
 )
