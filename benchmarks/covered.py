@@ -78,8 +78,8 @@ class Stages:
             found = {"ok": False, "why": f"{first.code}: {first.message}"}
         except Exception as reason:  # a traceback would be a finding like others
             text = " ".join(str(reason).split())[:300]
-            name = "" if isinstance(reason, DifferentError) else f"{type(reason).__name__}: "
-            found = {"ok": False, "why": name + text}
+            kind = "" if isinstance(reason, DifferentError) else f"{type(reason).__name__}: "
+            found = {"ok": False, "why": kind + text}
         found["seconds"] = round(time.process_time() - start, 2)
         found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         self.tell({"stage": name, **found})
