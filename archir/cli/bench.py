@@ -22,7 +22,7 @@ def bench(
     weights: str | None,
     init: int | None,
 ) -> Report:
-    """Time networks: `.arch` files in torch, `.onnx` files in ONNX Runtime.
+    """Time networks side by side, in torch and in ONNX Runtime.
 
     Each runs in a process of its own, and they take turns, so that a busy machine is busy for
     all of them. Reported are the median seconds of a forward pass in eval mode with a 95 %

@@ -18,7 +18,7 @@ SHOWN = 5
 
 
 def export(file: str, output: str, kind: str, param: tuple[str, ...], **how: Any) -> Report:
-    """Export a network to ONNX, or as a Python file that needs torch alone.
+    """Export a network to ONNX, or as Python that needs torch alone.
 
     ONNX: a copy of the network is cleaned up by proved rules: batch normalisations are folded, what
     does nothing goes. The file is built beside its place, checked in full, run by ONNX Runtime at

@@ -16,11 +16,12 @@ from archir.diag import error
 def import_(
     source: str, output: str, size: str | None, aux: str | None, seed: int, force: bool
 ) -> Report:
-    """Import a network: its text, its weights, and a certificate that names the source.
+    """Import a network from torch, timm, torchvision or ONNX.
 
-    SOURCE is torchvision:NAME[@WEIGHTS], timm:NAME[@TAG], file.py:factory (whose code is run),
-    net.pt2 or net.onnx. A network from torch is put in place only if it computes the very same
-    numbers as its source in eval mode; one from ONNX if ONNX Runtime agrees.
+    What is written is its text, its weights, and a certificate that names the source. SOURCE is
+    torchvision:NAME[@WEIGHTS], timm:NAME[@TAG], file.py:factory (whose code is run), net.pt2 or
+    net.onnx. A network from torch is put in place only if it computes the very same numbers as
+    its source in eval mode; one from ONNX if ONNX Runtime agrees.
     """
     from archir.api import check_output
     from archir.importing import import_network

@@ -22,6 +22,7 @@ COMMANDS = (*(verb for verb in VERBS if verb != "weights"), "weights init")
 
 GOOD: dict[str, tuple[str, ...]] = {
     "new": ("new", "digits", "-o", "copy.arch"),
+    "import": ("import", "make.py:make", "-o", "imported.arch"),
     "check": ("check", "net.arch"),
     "fmt": ("fmt", "net.arch"),
     "show": ("show", "net.arch"),
@@ -45,6 +46,7 @@ GOOD: dict[str, tuple[str, ...]] = {
 
 BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "new": (("new", "nothing"), 2),
+    "import": (("import", "make.py", "-o", "x.arch"), 2),
     "check": (("check", "broken.arch", "net.arch"), 2),
     "fmt": (("fmt", "worse.arch"), 2),
     "show": (("show", "absent.arch"), 2),
@@ -70,6 +72,9 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
 }
 
 
+MODULE = "import torch\n\n\ndef make():\n    return torch.nn.Linear(4, 2)\n"
+
+
 @pytest.fixture(scope="module")
 def nets(archir: Archir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nets")
@@ -77,6 +82,7 @@ def nets(archir: Archir, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(EXAMPLES / "digits.arch", folder / f"{name}.arch")
     (folder / "broken.arch").write_text("arch net { input x: f32[N, 3] output y }")
     (folder / "worse.arch").write_text("arch")
+    (folder / "make.py").write_text(MODULE)
     assert archir("weights", "init", folder / "net.arch").status == 0
     grown = ("--rule", "deepen@stem.relu", "-o", folder / "grown.arch")
     assert archir("rewrite", folder / "net.arch", *grown).status == 0
