@@ -261,8 +261,9 @@ GROUP_NORM = Op(
         Attr("groups", Kind.INT, least=1),
         _EPS,
         Attr("affine", Kind.BOOL, default=True),
+        Attr("bias", Kind.BOOL, default=SameAs("affine")),
     ),
-    params=_PAIR,
+    params=(Param("weight", "ones", when="affine"), Param("bias", "zeros", when="bias")),
     equations={"g": "groups"},
     reference=_group_norm,
     field=_ROOT,
@@ -272,6 +273,8 @@ GROUP_NORM = Op(
         Sample((_t(2, 5, 3, 4),), {"groups": 1, "affine": False}),
         Sample((_t(5, 8),), {"groups": 2}),
         Sample((_t(2, 6, 3, 4, 2),), {"groups": 2}),
+        Sample((_t(2, 6, 3, 4),), {"groups": 3, "bias": False}),
+        Sample((_t(2, 6, 5),), {"groups": 2, "affine": False, "bias": True}),
     ),
 )
 

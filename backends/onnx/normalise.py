@@ -119,7 +119,10 @@ def _group_norm(at: Site) -> None:
     flat = at.helper("flat", "Reshape", x, cut)
     normal = at.helper("normal", "InstanceNormalization", flat, ones, zeros, epsilon=eps)
     whole = at.helper("whole", "Reshape", normal, at.helper("shape", "Shape", x))
-    _scaled(at, whole, at.params("weight", "bias"), [-1] + [1] * (at.rank - 2))
+    affine = at.params("weight", "bias")
+    if at.attr("bias") and not at.attr("affine"):
+        affine.insert(0, at.constant("scale", np.ones(_channels(at), at.dtype)))
+    _scaled(at, whole, affine, [-1] + [1] * (at.rank - 2))
 
 
 def _instance_norm(at: Site) -> None:

@@ -69,7 +69,7 @@ def _single(at: Site) -> bool:
 
 def _group_norm(at: Site) -> fx.Node:
     groups, eps = at.attr("groups"), at.attr("eps")
-    if not at.whole:
+    if not at.whole or at.attr("bias") != at.attr("affine"):
         weight, bias = at.param("weight"), at.param("bias")
         return at.call(torch.group_norm, *at.args, groups, weight, bias, eps)
     layer = GroupNorm if _single(at) and _channels(at) == groups else nn.GroupNorm

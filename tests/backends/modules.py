@@ -162,3 +162,15 @@ class Frozen(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = nn.functional.conv2d(self.conv(x), self.filt, stride=2, groups=4)
         return nn.functional.batch_norm(y, self.mean, self.var, self.weight, self.bias)
+
+
+class Scaled(nn.Module):
+    """A group norm that scales and does not shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.scale = nn.Parameter(torch.rand(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.group_norm(self.conv(x), 3, self.scale)

@@ -292,3 +292,11 @@ def test_layers_that_are_not_trained() -> None:
         "dynamic_batch_norm",
     ]
     assert network.graph.parameters["filt"].buffer
+
+
+def test_a_group_norm_without_a_shift() -> None:
+    network, found = raised("Scaled")
+    assert found.facts["carried"] == []
+    (norm,) = [node for node in network.graph if node.op == "group_norm"]
+    assert dict(norm.params) == {"weight": "scale"}
+    assert norm.attrs["bias"] is False

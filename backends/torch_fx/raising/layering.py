@@ -182,6 +182,7 @@ def _group_norm(at: Site) -> Entry:
         groups=int(at.args["num_groups"]),
         eps=float(at.args["eps"]),
         affine=params["weight"] is not None,
+        bias=params["bias"] is not None,
     )
 
 
