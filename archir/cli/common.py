@@ -98,6 +98,9 @@ def guarded(
 
 def interrupted() -> int:
     """Say that Ctrl-C ended a command; its exit status."""
+    # Python remembers that the interrupt came while it ran a string (as dataclasses do when they
+    # are made), and would kill itself at the end; running another string makes it forget.
+    exec("")
     _say("interrupted; nothing was left half written\n")
     return INTERRUPTED
 

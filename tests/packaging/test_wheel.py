@@ -75,6 +75,7 @@ def test_the_wheel_carries_licence_and_entry_points(installed: Path) -> None:
     points.read(info / "entry_points.txt")
     assert set(points) - {"DEFAULT"} == {
         "console_scripts",
+        "archir.importers",
         "archir.ops",
         "archir.rules",
         "archir.backends",

@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 Archir = Callable[..., Any]
 PARTS = 5
 TEXTS, CERTIFICATES, HEADERS = 1500, 300, 300
-SLOWEST = 2.0
+SLOWEST = 5.0
 PIECES = (
     *("{", "}", "(", ")", "[", "]", "|>", ",", "=", ":", "*", "+", "-", "/", '"', "`", "#", "."),
     *("input", "output", "block", "arch", "let", "param", "if", "then", "else", "not", "none"),
