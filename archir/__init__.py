@@ -20,8 +20,17 @@ if TYPE_CHECKING:
     from archir.api import load as load
     from archir.api import rewrite as rewrite
     from archir.diag import ArchirError as ArchirError
+    from archir.importing import import_network as import_network
 
-__all__ = ["Application", "ArchirError", "Network", "__version__", "load", "rewrite"]
+__all__ = [
+    "Application",
+    "ArchirError",
+    "Network",
+    "__version__",
+    "import_network",
+    "load",
+    "rewrite",
+]
 
 try:
     __version__ = version("archir")
@@ -35,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from archir.diag import ArchirError
 
         return ArchirError
+    if name == "import_network":
+        from archir.importing import import_network
+
+        return import_network
     if name in __all__:
         from archir import api
 

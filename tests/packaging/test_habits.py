@@ -111,7 +111,8 @@ def test_the_import_is_quick_and_light() -> None:
 
 def test_the_public_names() -> None:
     # What users may rely on: a change here is a change of the interface.
-    public = {"Application", "ArchirError", "Network", "__version__", "load", "rewrite"}
+    public = {"Application", "ArchirError", "Network", "__version__"}
+    public |= {"import_network", "load", "rewrite"}
     assert sorted(archir.__all__) == sorted(public)
     for name in public:
         assert getattr(archir, name) is not None
