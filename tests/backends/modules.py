@@ -174,3 +174,19 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.group_norm(self.conv(x), 3, self.scale)
+
+
+class Single(One):
+    """A piece of code in a mode of torch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            y = self.fc(x.float()) * 2
+        with torch.set_grad_enabled(False):
+            return torch.relu(y)
+
+
+class Half(One):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=True):
+            return self.fc(x).float()

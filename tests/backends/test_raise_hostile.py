@@ -96,6 +96,22 @@ def test_a_damaged_file_never_crashes(tmp_path: Path, data: st.DataObject) -> No
         assert reason.status in (BAD_INPUT, UNSUPPORTED)  # noqa: PT017 - or no error at all
 
 
+@pytest.mark.parametrize("what", ["graph", "producer", "domain", "tensor"])
+def test_texts_that_are_none(what: str, tmp_path: Path) -> None:
+    model = relu()
+    mark = f"mark_of_{what}"
+    if what == "tensor":
+        model.graph.initializer.add(name=mark, data_type=1, dims=[1], raw_data=bytes(4))
+    else:
+        field = {"graph": "name", "producer": "producer_name", "domain": "domain"}[what]
+        setattr(model.graph if what == "graph" else model, field, mark)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString().replace(b"mark_of", b"m\xffrk_of"))
+    found = _refused(path)
+    assert found.status == BAD_INPUT
+    assert "UTF-8" in str(found)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     found = _refused(tmp_path / "none.onnx")
     assert found.diagnostics[0].code == "A601"

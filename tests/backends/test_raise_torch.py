@@ -300,3 +300,10 @@ def test_a_group_norm_without_a_shift() -> None:
     (norm,) = [node for node in network.graph if node.op == "group_norm"]
     assert dict(norm.params) == {"weight": "scale"}
     assert norm.attrs["bias"] is False
+
+
+def test_pieces_of_code_in_modes_of_torch() -> None:
+    network, _ = raised("Single")
+    ops = [node.op for node in network.graph if node.op not in ("input", "constant")]
+    assert ops == ["linear", "mul", "relu"]
+    assert "autocast" in str(refused("Half"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from archir.diag import BAD_INPUT, ArchirError, Diagnostic, error
@@ -128,6 +128,8 @@ def _parsed(path: Path, data: Any) -> Source:
     model = ModelProto()
     model.ParseFromString(b"".join(model_parts))
     model.graph.ParseFromString(b"".join(graph_parts))
+    for message in (model, model.graph):
+        _check_texts(message)
     if not model.graph.node and not model.graph.output:
         raise MalformedError("it holds no graph")
     source = Source(path, model, {}, bytes=len(data))
@@ -151,11 +153,25 @@ def _tensor(look: Look, start: int, end: int) -> tuple[TensorProto, memoryview |
         parts.append(look.data[inner.first : inner.end])
     tensor = TensorProto()
     tensor.ParseFromString(b"".join(parts))
-    try:
-        tensor.name.encode()
-    except UnicodeError:
-        raise MalformedError("a name or text is not UTF-8") from None
+    _check_texts(tensor)
     return tensor, raw
+
+
+def _check_texts(message: Message) -> None:
+    """Refuse a message with a text of its own that is not UTF-8, which reads as bytes."""
+    for kind, value in message.ListFields():
+        if kind.type == kind.TYPE_STRING:
+            texts = [value] if isinstance(value, str | bytes) else list(value)
+            if not all(isinstance(text, str) and _encodes(text) for text in texts):
+                raise MalformedError("a name or text is not UTF-8")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _add(source: Source, tensor: TensorProto, raw: memoryview | None) -> None:

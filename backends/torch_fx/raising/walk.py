@@ -28,6 +28,8 @@ from .values import CannotRaiseError, Entry, Held, Known, Noise, Symbols
 
 FILLED = {"new_zeros": 0, "zeros_like": 0, "zeros": 0, "new_ones": 1, "ones_like": 1, "ones": 1}
 """What is filled with a number, whatever tensor it takes its shape or type from."""
+PIECES = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
+"""What calls a piece of code, and how many settings stand before it among the arguments."""
 SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 
 
@@ -79,13 +81,36 @@ class Walk:
             ArchirError: A522, it has an operator that cannot be raised.
         """
         self._placeholders()
-        place = {node: index for index, node in enumerate(self.program.graph.nodes)}
+        place: dict[fx.Node, float] = {n: i for i, n in enumerate(self.program.graph.nodes)}
         for node in self.program.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and str(node.target) in PIECES:
+                self._piece(node, place)
+            elif node.op == "call_function":
                 self._call(node, place)
-            elif node.op == "get_attr":
-                raise error("A522", f"{self.name} holds a piece of code: `{node.target}`")
         return self._finished(outputs)
+
+    def _piece(self, node: fx.Node, place: dict[fx.Node, float]) -> None:
+        """A piece of code that stands apart because a mode of torch was set around it."""
+        before = PIECES[str(node.target)]
+        if str(node.target) == "wrap_with_autocast" and node.args[2]:
+            raise error(
+                "A522", f"{self.name} computes in lower precision where it likes (autocast)"
+            )
+        held, *operands = node.args[before:]
+        assert isinstance(held, fx.Node)
+        piece = getattr(self.program.graph_module, str(held.target)).graph
+        inside = list(piece.nodes)
+        place.update((n, place[node] + (i + 1) / (len(inside) + 2)) for i, n in enumerate(inside))
+        given = iter(operands)
+        for inner in inside:
+            if inner.op == "placeholder":
+                outer = next(given)
+                assert isinstance(outer, fx.Node)
+                self.env[inner], self.views[inner] = self.env[outer], outer
+            elif inner.op == "call_function":
+                self._call(inner, place)
+            elif inner.op == "output":
+                self.env[node] = [self.env[result] for result in inner.args[0]]
 
     # --- state and inputs -------------------------------------------------------------
 
@@ -124,7 +149,7 @@ class Walk:
 
     # --- calls ------------------------------------------------------------------------
 
-    def _call(self, node: fx.Node, place: Mapping[fx.Node, int]) -> None:
+    def _call(self, node: fx.Node, place: Mapping[fx.Node, float]) -> None:
         found = node.meta.get("val")
         if isinstance(found, SIZES) or not isinstance(node.target, torch._ops.OpOverload):
             self._scalar(node, found)
@@ -265,7 +290,7 @@ class Walk:
                 if wanted != got:
                     raise CannotRaiseError(f"torch makes {wanted} of it, archir {got}")
 
-    def _mutated(self, node: fx.Node, result: Entry, place: Mapping[fx.Node, int]) -> None:
+    def _mutated(self, node: fx.Node, result: Entry, place: Mapping[fx.Node, float]) -> None:
         """What is overwritten is from here on the result."""
         old = node.args[0]
         assert isinstance(old, fx.Node)
@@ -281,7 +306,7 @@ class Walk:
         if isinstance(before, Held) and root.op == "placeholder":
             raise CannotRaiseError(f"it overwrites `{before.path}`")
 
-    def _unseen(self, node: fx.Node, old: fx.Node, place: Mapping[fx.Node, int]) -> None:
+    def _unseen(self, node: fx.Node, old: fx.Node, place: Mapping[fx.Node, float]) -> None:
         """Refuse where another view of what is overwritten is read later."""
         alias = [n for n in self.views if n is not old and self._root(n) is self._root(old)]
         alias += [self._root(old)] if self._root(old) is not old else []
@@ -290,7 +315,7 @@ class Walk:
             if other is not node and any(place[user] > here for user in other.users):
                 raise CannotRaiseError("it overwrites a tensor of which a view is read later")
 
-    def _fill(self, node: fx.Node, place: Mapping[fx.Node, int]) -> None:
+    def _fill(self, node: fx.Node, place: Mapping[fx.Node, float]) -> None:
         """A slice of a tensor is overwritten with a number: the tensor is put together anew."""
         part = node.args[0]
         assert isinstance(part, fx.Node)
