@@ -267,6 +267,14 @@ def _compare(op: str) -> Raise:
     return raise_
 
 
+def _copy(at: Site) -> Entry:
+    """What is copied over all of a tensor stands in its place."""
+    source = at.value("src")
+    if at.type(source) != at.result:
+        raise CannotRaiseError("it stretches or converts what it copies")
+    return source
+
+
 def _masked_fill(at: Site) -> Entry:
     x, mask = at.value("self"), at.value("mask")
     return at.put("where", mask, at.other("value", x), x)
@@ -364,6 +372,7 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
         "gt": _compare("greater"),
         "le": _compare("less_equal"),
         "ge": _compare("greater_equal"),
+        "copy": _copy,
         "masked_fill": _masked_fill,
         "where": _where,
         **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
