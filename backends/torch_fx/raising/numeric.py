@@ -12,7 +12,7 @@ from archir.backends.torch_fx.frame import DTYPES
 from archir.ir.graph import Value
 
 from .site import Site
-from .values import NAMES, CannotRaiseError, Entry, Known, Noise
+from .values import NAMES, CannotRaiseError, Entry, Noise
 
 Raise = Callable[[Site], Entry]
 
@@ -381,5 +381,3 @@ FROM_TORCH: Mapping[str, Raise] = MappingProxyType(
     }
 )
 """How these operators of torch are raised."""
-
-__all__ = ["FROM_TORCH", "Known"]

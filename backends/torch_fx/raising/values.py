@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -77,8 +78,6 @@ class Symbols:
             if str(base).startswith("u"):
                 raise CannotRaiseError("how many entries it has depends on values")
             symbols[self._name(str(base))] = int(exponent)
-        from fractions import Fraction  # noqa: PLC0415
-
         return Dim(Fraction(int(number.p), int(number.q)), tuple(sorted(symbols.items())))
 
     def type(self, tensor: torch.Tensor) -> TensorType:

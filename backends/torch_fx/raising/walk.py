@@ -495,6 +495,3 @@ def _may_view(target: torch._ops.OpOverload) -> bool:
         *("aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::alias"),
         *("aten::expand_as", "aten::type_as", "aten::reshape_as", "aten::dropout"),
     )
-
-
-__all__ = ["Known", "Noise", "Raised", "Walk", "scope_of"]
