@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archir.diag import BAD_INPUT, ArchirError, Diagnostic
+from archir.diag import BAD_INPUT, ArchirError, error
 from archir.ir.dims import Dim, Size, product, substitute
 from archir.ir.graph import Graph, Value
 from archir.ir.types import TensorType
@@ -73,7 +73,7 @@ def sizes_of(graph: Graph, batches: Sequence[int] | None = None, *, live: int = 
 
 
 def _impossible(reason: str) -> ArchirError:
-    return ArchirError(Diagnostic("A548", f"no such batch: {reason}"), status=BAD_INPUT)
+    return error("A548", f"no such batch: {reason}", status=BAD_INPUT)
 
 
 def alive(graph: Graph, symbols: Symbols) -> int:

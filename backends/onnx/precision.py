@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from archir.diag import BAD_INPUT, ArchirError, Diagnostic
+from archir.diag import BAD_INPUT, error
 from archir.ir.graph import Graph, Node
 from archir.ir.types import AttrValue, TensorType
 from archir.ops.arithmetic import Array
@@ -115,7 +115,7 @@ def halved(
         if not found:
             message = f"there is no node `{pattern}` to keep in float32"
             hint = "`archir show FILE` lists the paths; * and ? may stand in for parts"
-            raise ArchirError(Diagnostic("A549", message, hint=hint), status=BAD_INPUT)
+            raise error("A549", message, hint=hint, status=BAD_INPUT)
         wanted |= found
     half: set[str] = set()
     kept: dict[str, str] = {}

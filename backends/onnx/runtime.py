@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from archir.diag import BAD_INPUT, ArchirError, Diagnostic, error
+from archir.diag import BAD_INPUT, ArchirError, error
 from archir.ops.arithmetic import Array
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -157,7 +157,7 @@ def named(name: str) -> str:
     if found is None:
         message = f"ONNX Runtime knows no execution provider `{name}`"
         hint = f"auto, {', '.join(sorted(known))}"
-        raise ArchirError(Diagnostic("A545", message, hint=hint), status=BAD_INPUT)
+        raise error("A545", message, hint=hint, status=BAD_INPUT)
     return found
 
 

@@ -20,7 +20,7 @@ from archir.backends.onnx.runtime import run, session
 from archir.backends.onnx.wire import chunks
 from onnx import ValueInfoProto
 
-from archir.diag import CHECK_FAILED, ArchirError, Diagnostic, error
+from archir.diag import CHECK_FAILED, ArchirError, error
 from archir.ir.dims import Dim, substitute
 from archir.ir.graph import Graph, Value
 from archir.ir.types import TensorType
@@ -174,7 +174,7 @@ def _differs(
     if first:
         message += f"; the first layer that differs is `{first}`"
     hint = "please report it with the file"
-    return ArchirError(Diagnostic("A538", message, hint=hint, node=name), status=CHECK_FAILED)
+    return error("A538", message, hint=hint, node=name, status=CHECK_FAILED)
 
 
 def _torch(raised: Raised) -> Callable[[Mapping[str, Array]], list[Array]] | None:

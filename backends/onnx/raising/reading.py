@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from archir.diag import BAD_INPUT, ArchirError, Diagnostic, error
+from archir.diag import BAD_INPUT, ArchirError, error
 from archir.ops.arithmetic import Array
 
 from .wire import Look, MalformedError, TooLargeError
@@ -57,7 +57,7 @@ class Source:
 
 def malformed(message: str, *, code: str = "A531", node: str = "", hint: str = "") -> ArchirError:
     """An error about a file that is wrong (exit status 2)."""
-    return ArchirError(Diagnostic(code, message, hint=hint, node=node), status=BAD_INPUT)
+    return error(code, message, hint=hint, node=node, status=BAD_INPUT)
 
 
 def read(path: Path) -> Source:

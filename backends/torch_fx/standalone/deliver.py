@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from archir.diag import CHECK_FAILED, ArchirError, Diagnostic, error
+from archir.diag import CHECK_FAILED, ArchirError, error
 from archir.files import check_target, writing_all
 from archir.ir.graph import Graph, Value
 from archir.ops import STANDARD
@@ -178,7 +178,7 @@ def _run(source: Path, weights: Path, inputs: list[list[torch.Tensor]]) -> dict[
 
 def _differs(what: str) -> ArchirError:
     message = f"the written file is not the network: {what} differs; nothing was written"
-    return ArchirError(Diagnostic("A560", message), status=CHECK_FAILED)
+    return error("A560", message, status=CHECK_FAILED)
 
 
 def _fails(reason: str) -> ArchirError:
