@@ -17,7 +17,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,22 @@ from archir.train.sources import (
 DATA_FOLDER = "ARCHIR_DATA"
 """The environment variable that names the folder of the user's data sets."""
 
+Images = NDArray[np.float32] | NDArray[np.uint8]
+"""Images ``[N, ...]``: numbers, or bytes that stand for their 255th parts."""
+
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Of all images, what becomes the test set, and the validation set, where the source has none."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Split:
-    """Some of the images: ``x`` float32 ``[N, ...]``, ``y`` int64 ``[N]``, classes from 0."""
+    """Some of the images: ``x`` ``[N, ...]``, ``y`` int64 ``[N]``, classes from 0.
 
-    x: NDArray[np.float32]
+    ``x`` is float32, or uint8 where the source has bytes, which stand for their 255th parts; it
+    may lie in a file (``np.memmap``). :func:`normalise` makes floats of either.
+    """
+
+    x: Images
     y: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -156,12 +163,16 @@ def _pair(name: str, arrays: Arrays, suffix: str) -> Split:
     if x.dtype.kind == "u":
         if x.dtype != np.uint8:
             raise error("A621", f"`x{suffix}` of {name} is {x.dtype}, expected floats or bytes")
-        x = x.astype(np.float32) / np.float32(255)
-    if not np.isfinite(x).all():
+    elif not np.isfinite(x).all():
         raise error("A621", f"`x{suffix}` of {name} holds values that are not finite")
     if y.size and y.min() < 0:
         raise error("A621", f"`y{suffix}` of {name} holds the class {y.min()}; classes start at 0")
-    return Split(np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.int64))
+    kept: Images = (
+        np.ascontiguousarray(x, np.uint8)
+        if x.dtype == np.uint8
+        else np.ascontiguousarray(x, np.float32)
+    )
+    return Split(kept, np.ascontiguousarray(y, np.int64))
 
 
 def _order(count: int, seed: int) -> NDArray[np.intp]:
@@ -254,10 +265,17 @@ def _entries(stated: AttrValue) -> dict[str, Any]:
     return {str(entry[0]): entry[1] for entry in stated if isinstance(entry, tuple)}
 
 
-def normalise(graph: Graph, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images as the network wants them: ``(x - mean) / std`` where it states these."""
-    stated = normalisation(graph)
-    return x if stated is None else (x - stated[0]) / stated[1]
+def as_floats(x: Images) -> NDArray[np.float32]:
+    """Images as float32, bytes over 255; those that are are given back as they are."""
+    if x.dtype == np.uint8:
+        return x.astype(np.float32) / np.float32(255)
+    return cast("NDArray[np.float32]", x)
+
+
+def normalise(graph: Graph, x: Images) -> NDArray[np.float32]:
+    """Images as the network wants them, float32: ``(x - mean) / std`` where it states these."""
+    stated, floats = normalisation(graph), as_floats(x)
+    return floats if stated is None else (floats - stated[0]) / stated[1]
 
 
 def calibration_batch(
@@ -268,4 +286,4 @@ def calibration_batch(
     With ``graph`` they are normalised as that network states.
     """
     chosen = dataset.train.x[_order(len(dataset.train), seed)[:count]]
-    return chosen if graph is None else normalise(graph, chosen)
+    return as_floats(chosen) if graph is None else normalise(graph, chosen)

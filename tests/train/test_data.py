@@ -141,12 +141,14 @@ def test_npz_without_a_validation_set_gives_a_tenth_of_the_training_images(tmp_p
     assert (len(data.train), len(data.validation), len(data.test)) == (45, 5, 6)
 
 
-def test_bytes_become_numbers_from_0_to_1(tmp_path: Path) -> None:
+def test_bytes_stay_bytes_and_stand_for_numbers_from_0_to_1(tmp_path: Path) -> None:
     x = np.zeros((20, 1, 2, 2), np.uint8)
     x[:, 0, 0, 0] = 255
     data = load_data(saved(tmp_path, x=x, y=np.zeros(20, np.uint8)))
-    assert data.train.x.dtype == np.float32
-    assert data.train.x[3].tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+    assert data.train.x.dtype == np.uint8
+    for floats in (normalise(Net(1, 2, 2).graph(), data.train.x), calibration_batch(data, 9)):
+        assert floats.dtype == np.float32
+        assert floats[3].tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -230,7 +232,7 @@ def test_cifar10_folder(tmp_path: Path, binary: bool, inside: bool) -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 4)
     assert data.classes == CIFAR10_CLASSES
     x, y = cifar_rows(4, 5)
-    np.testing.assert_array_equal(data.test.x, x.reshape(4, 3, 32, 32) / np.float32(255))
+    np.testing.assert_array_equal(data.test.x, x.reshape(4, 3, 32, 32))
     assert data.test.y.tolist() == y
 
 
