@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from archir import target
 from archir.diag import error
@@ -20,9 +20,8 @@ except ImportError:
         hint="pip install 'archir[torch]'",
     ) from None
 
+from archir.train.recipe import Precision
 from archir.weights.store import Weights
-
-Precision = Literal["f32", "bf16"]
 
 
 class _Torch(Protocol):
@@ -66,32 +65,41 @@ def describe(device: torch.device, precision: Precision = "f32") -> str:
 
 
 def casting(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """The context in which a network runs: autocast to bf16, or nothing.
+    """The context in which a network runs: autocast to bf16 or f16, or nothing.
 
     Raises:
         ArchirError: A632, there is no such precision.
     """
     if precision == "f32":
         return nullcontext()
-    if precision != "bf16":
-        raise error("A632", f"`{precision}` is no precision", hint="f32 or bf16")
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    kinds = {"bf16": torch.bfloat16, "f16": torch.float16}
+    if precision not in kinds:
+        raise error("A632", f"`{precision}` is no precision", hint="f32, bf16 or f16")
+    return torch.autocast(device.type, dtype=kinds[precision])
 
 
 @contextmanager
-def memory(device: torch.device) -> Iterator[None]:
+def memory(device: torch.device, kept: str = "") -> Iterator[None]:
     """Says in the user's terms that a device has no memory left.
+
+    Args:
+        device: The device.
+        kept: What to say of the work that was done before.
 
     Raises:
         ArchirError: A633.
     """
     try:
         yield
-    except torch.OutOfMemoryError as reason:
+    except (MemoryError, RuntimeError) as reason:
+        full = isinstance(reason, torch.OutOfMemoryError | MemoryError)
+        if not full and "can't allocate memory" not in str(reason):  # what torch says on a CPU
+            raise
+        hint = "a smaller batch needs less memory"
         raise error(
             "A633",
             f"{device} has not enough memory for this",
-            hint="a smaller batch needs less memory",
+            hint=f"{hint}; {kept}" if kept else hint,
         ) from reason
 
 

@@ -1,44 +1,47 @@
-"""The training loop: SGD with Nesterov momentum under a cosine. Importing it needs torch."""
+"""The training loop. Importing this module needs torch."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 
 from archir.diag import error
-from archir.files import cannot_write
 from archir.ir.graph import Graph
+from archir.train.augment import Augmentation
+from archir.train.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
+    Live,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights_alone,
+)
 from archir.train.data import Dataset, check_fits
-from archir.train.device import Precision, casting, describe, memory, module_of, resolve, weights_of
+from archir.train.device import casting, describe, memory, module_of, weights_of
+from archir.train.distributed import Ranks, ranks
+from archir.train.ema import Ema
 from archir.train.evaluate import Evaluation, on_device, run
-from archir.weights.store import Weights
-
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-"""The files of a run folder: the first is the same for equal seeds on a CPU, byte for byte."""
+from archir.train.feed import DROPOUT, Feed, drawn_seed, generator, order
+from archir.train.folder import Existing, facts_of, kept_in, opened
+from archir.train.logs import BEST, LAST, Logs
+from archir.train.losses import distillation, make_loss
+from archir.train.optimizers import OptimizerConfig, adjust, freeze_statistics, make_optimizer
+from archir.train.recipe import TrainConfig, check_config
+from archir.train.schedule import Schedule
+from archir.weights.store import Weights, check_weights
 
 REPORT_EVERY = 0.2
 """Seconds between two reports within an epoch; each costs a wait for the device."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How to train. The rate falls from ``lr`` to 0 along half a cosine over all steps."""
-
-    epochs: int = 20
-    batch_size: int = 64
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
-    device: str = "auto"
-    precision: Precision = "f32"
+SAVE_EVERY = 5.0
+"""Seconds between two checkpoints at the ends of epochs, at least."""
+SAVE_WITHIN = 60.0
+"""Seconds after which a checkpoint is written within an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Progress:
     lr: float
     images_per_second: float
     accuracy: float | None = None
+    note: str = ""
+    """What else happened: a growth, a checkpoint that is continued."""
 
 
 class ProgressCallback(Protocol):
@@ -75,14 +80,43 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The trained parameters and buffers, all of the graph's, and how it went."""
+    """The trained parameters and buffers, all of the graph's, and how it went.
 
+    ``graph`` is the network that was trained: with a growth, the grown one.
+    """
+
+    graph: Graph
     weights: Weights = field(repr=False)
     validation: Evaluation
     history: tuple[Epoch, ...]
     steps: int
     device: str
     seconds: float
+    stage: int = 0
+    """How often the network had grown when it had these weights."""
+    live: Live | None = field(default=None, repr=False)
+    """The last network and its optimizer, to save or go on with."""
+
+
+class Growth(Protocol):
+    """Changes of the network in the course of training; see :mod:`archir.train.growing`."""
+
+    def due(self, step: int, stage: int) -> bool:
+        """Whether the network changes before the step of that number, from 0."""
+
+    def grow(
+        self, live: Live, step: int, stage: int, folder: Path | None
+    ) -> tuple[Live, list[Mapping[str, Any]]]:
+        """The network after its next change, and what is logged of it.
+
+        ``folder`` is where it keeps what resuming needs, if anything is kept.
+        """
+
+    def graph(self, stage: int, folder: Path) -> Graph:
+        """The network after so many changes, as it was kept in the folder."""
+
+    def record(self) -> Any:
+        """The schedule as JSON values."""
 
 
 def train(
@@ -93,12 +127,18 @@ def train(
     *,
     progress: ProgressCallback | None = None,
     run_dir: Path | None = None,
+    existing: Existing = "refuse",
+    growth: Growth | None = None,
+    teacher: tuple[Graph, Weights] | None = None,
+    tensorboard: bool = False,
+    prepare: Callable[[Live], object] = lambda live: None,
 ) -> TrainResult:
     """Train a network from ``weights``, which stay as they are.
 
-    The loss is the cross entropy of the network's single output, logits ``[N, classes]``. Images
-    live on the device. The last incomplete batch of an epoch is left out. On a CPU, equal
-    arguments (and an equal number of threads) give equal weights.
+    The loss is of the network's single output, logits ``[N, classes]``. The last incomplete
+    batch of an epoch is left out. On a CPU, equal arguments (and an equal number of threads)
+    give equal weights, also where the run was cut off and resumed. Under ``torchrun`` every
+    process calls this.
 
     Args:
         graph: The network; one input, one output.
@@ -106,45 +146,58 @@ def train(
         dataset: What to train on; its validation split is scored after each epoch.
         config: The recipe.
         progress: Told how it goes.
-        run_dir: A folder for metrics.jsonl and timings.jsonl, made if missing; files of these
-            names are replaced.
+        run_dir: A folder for metrics, timings and checkpoints, made if missing.
+        existing: What to do with a run that the folder holds.
+        growth: Changes of the network on the way.
+        teacher: A network whose outputs are learned too (distillation).
+        tensorboard: Whether the run folder gets the numbers for TensorBoard.
+        prepare: Called with the network and its optimizer before the first step of a new run.
 
     Raises:
-        ArchirError: A602, the run folder cannot be written; A623 or A625, network and data do
-            not fit; A630, no such device; A631, the loss is no number any more; A632, the recipe
-            is wrong; A633, the device has too little memory; A5xx, torch cannot run the network.
+        ArchirError: A602, the run folder cannot be written; A603, it holds a run; A622, a package
+            is missing; A623 or A625, network and data do not fit; A630, no such device; A631, the
+            loss is no number any more; A632, the recipe is wrong; A633, the device has too little
+            memory; A637 or A638, the run cannot be resumed; A5xx, torch cannot run the network.
     """
     check_config(config)
     check_fits(graph, dataset)
+    check_weights(graph, weights)
     if all(parameter.buffer for parameter in graph.parameters.values()):
         raise error("A625", f"{graph.name} has no parameters, so there is nothing to train")
-    device = resolve(config.device)
-    gpu = [device] if device.type == "cuda" else []
-    with _Logs(run_dir) as logs, torch.random.fork_rng(gpu), memory(device):
-        torch.manual_seed(config.seed)  # dropout draws from torch's own generator
-        return _Run(graph, weights, dataset, config, device).train(progress, logs)
+    with ranks(config.device) as here:
+        if config.batch_size % here.world:
+            raise error(
+                "A632", f"batches of {config.batch_size} cannot be shared by {here.world} processes"
+            )
+        folder = run_dir if here.first else None
+        grow = None if growth is None else growth.record()
+        facts = facts_of(graph, weights, dataset, config, grow, teacher)
+        saved = opened(run_dir, folder, facts, existing)
+        gpu = [here.device] if here.device.type == "cuda" else []
+        kept = None if saved is None else int(saved.counters["metrics_bytes"])
+        with (
+            Logs(folder, kept=kept, tensorboard=tensorboard) as logs,
+            torch.random.fork_rng(gpu),
+            memory(here.device, kept_in(run_dir)),
+        ):
+            work = _Run(graph, weights, dataset, config, here, growth, teacher, logs)
+            if saved is not None:
+                work.restore(saved)
+            else:
+                prepare(work.live)
+            return work.train(progress)
 
 
-def check_config(config: TrainConfig) -> None:
-    """Make sure that a recipe makes sense.
+@dataclass
+class _Best:
+    """The weights that validated best; graph and weights as long as they are in memory."""
 
-    Raises:
-        ArchirError: A632, with the entry and its range.
-    """
-    ranges = {
-        "epochs": (1, 10**6),
-        "batch_size": (1, 10**6),
-        "lr": (0, 1e3),
-        "momentum": (0, 1),
-        "weight_decay": (0, 1e3),
-        "seed": (0, 2**63 - 1),
-    }
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if not least <= value <= most:
-            raise error("A632", f"{name} is {value}, it should be from {least:g} to {most:g}")
-    if config.precision not in ("f32", "bf16"):
-        raise error("A632", f"`{config.precision}` is no precision", hint="f32 or bf16")
+    accuracy: float = -1.0
+    epoch: int = 0
+    stage: int = 0
+    graph: Graph | None = None
+    weights: Weights | None = None
+    written: bool = False
 
 
 class _Run:
@@ -154,136 +207,288 @@ class _Run:
         weights: Weights,
         dataset: Dataset,
         config: TrainConfig,
-        device: torch.device,
+        here: Ranks,
+        growth: Growth | None,
+        teacher: tuple[Graph, Weights] | None,
+        logs: Logs,
     ) -> None:
-        self.graph, self.config, self.device = graph, config, device
-        self.module = module_of(graph, weights, device)
-        self.x, self.y = on_device(graph, dataset.train, device)
-        self.validation = on_device(graph, dataset.validation, device)
-        self.batch = min(config.batch_size, len(self.y))
-        self.per_epoch = len(self.y) // self.batch
+        self.config, self.here, self.growth, self.logs = config, here, growth, logs
+        self.device = here.device
+        self.feed = Feed(graph, dataset.train, self.device)
+        self.validation = on_device(graph, dataset.validation, self.device)
+        self.loss = make_loss(config.loss, label_smoothing=config.label_smoothing)
+        self.teacher = None if teacher is None else module_of(*teacher, self.device).eval()
+        self.schedule = Schedule.of(config)
+        self.augmentation = Augmentation(config.flip, config.crop, config.cutout, config.mixup)
+        self.batch = min(config.batch_size, len(self.feed) // here.world * here.world)
+        self.per_epoch = len(self.feed) // self.batch
         self.steps = self.per_epoch * config.epochs
-        self.step = 0
-        self.order = torch.Generator().manual_seed(config.seed)
-        self.optimizer = torch.optim.SGD(
-            self.module.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
-            weight_decay=config.weight_decay,
-        )
+        self.step, self.stage, self.epoch, self.done = 0, 0, 1, 0
+        self.total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.recent, self.since = torch.zeros_like(self.total), 0
+        self.history: list[Epoch] = []
+        self.scored: Evaluation | None = None
+        self.best = _Best()
+        self.saved = time.perf_counter()
+        self._adopt(self._built(graph, weights))
 
-    def train(self, progress: ProgressCallback | None, logs: _Logs) -> TrainResult:
+    # --- the network --------------------------------------------------------------------------
+
+    def _built(self, graph: Graph, weights: Weights) -> Live:
+        config = self.config
+        module = module_of(graph, weights, self.device)
+        optimizer = make_optimizer(module, graph, OptimizerConfig.of(config))
+        ema = Ema(module, config.ema) if config.ema else None
+        scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "f16")
+        return Live(graph, module, optimizer, ema, scaler)
+
+    def _adopt(self, live: Live) -> None:
+        """Train this network from now on."""
+        self.live = live
+        if self.config.channels_last:
+            live.module.to(memory_format=torch.channels_last)
+        runner = self.here.wrapped(live.module)
+        self.runner = torch.compile(runner) if self.config.compile else runner
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        found = saved.counters
+        self.stage = int(found["stage"])
+        if self.stage and self.growth is not None:
+            graph = self.growth.graph(self.stage, saved.path.parent)
+            self._adopt(self._built(graph, saved.under(WEIGHTS)))
+        saved.restore(self.live)
+        self.step, self.epoch, self.done = (int(found[k]) for k in ("step", "epoch", "done"))
+        self.total.fill_(float(found["total"]))
+        recent, self.since = found["recent"]
+        self.recent.fill_(float(recent))
+        self.history = [Epoch(**line) for line in found["history"]]
+        self.best = _Best(*found["best"])
+
+    # --- the run --------------------------------------------------------------------------------
+
+    def train(self, progress: ProgressCallback | None) -> TrainResult:
         begin = time.perf_counter()
-        history: list[Epoch] = []
-        scores: list[Evaluation] = []
-        for number in range(1, self.config.epochs + 1):
-            start = time.perf_counter()
-            loss = self._epoch(number, progress)
+        if self.step == 0:
+            self._save()
+        while self.epoch <= self.config.epochs:
+            start, before = time.perf_counter(), self.done
+            loss = self._epoch(progress)
             trained = time.perf_counter() - start
-            scored = run(self.module, *self.validation, precision=self.config.precision)
-            line = Epoch(
-                number, self.step, loss, scored.loss, scored.accuracy, self._rate(self.step - 1)
-            )
-            history.append(line)
-            scores.append(scored)
-            speed = self.per_epoch * self.batch / trained
-            logs.epoch(line, trained, time.perf_counter() - start - trained, speed)
-            if progress is not None:
-                progress(self._report(number, loss, speed, scored.accuracy))
-        return TrainResult(
-            weights_of(self.module, self.graph),
-            scores[-1],
-            tuple(history),
-            self.step,
-            describe(self.device, self.config.precision),
-            time.perf_counter() - begin,
-        )
+            speed = (self.per_epoch - before) * self.batch / trained
+            self._ended(loss, trained, speed, progress)
+        if self.scored is None:  # resumed at the end
+            self.scored = self._score()
+        return self._result(time.perf_counter() - begin)
 
-    def _rate(self, step: int) -> float:
-        return self.config.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
-
-    def _epoch(self, number: int, progress: ProgressCallback | None) -> float:
-        """One pass over the training images; the mean loss."""
-        self.module.train()
-        order = torch.randperm(len(self.y), generator=self.order).to(self.device)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+    def _epoch(self, progress: ProgressCallback | None) -> float:
+        """What is left of an epoch; its mean loss."""
+        config = self.config
+        self._train_mode()
+        chosen = order(config.seed, self.epoch, len(self.feed))[: self.per_epoch * self.batch]
+        mine = self.here.share(chosen[self.done * self.batch :], self.batch)
         start = last = time.perf_counter()
-        for done in range(self.per_epoch):
-            total += self._update(order[done * self.batch : (done + 1) * self.batch])
+        first = self.done
+        for x, y in self.feed.batches(mine, self.batch // self.here.world):
+            self._grow(progress)
+            loss = self._update(x, y)
+            self.total += loss
+            self.recent += loss
+            self.done, self.since = self.done + 1, self.since + 1
+            if config.log_every and self.step % config.log_every == 0:
+                self._log_step()
             now = time.perf_counter()
-            if progress is not None and now - last > REPORT_EVERY and done + 1 < self.per_epoch:
+            inside = self.done < self.per_epoch
+            if progress is not None and now - last > REPORT_EVERY and inside:
                 last = now
-                loss = self._finite(total, done + 1, number)
-                speed = (done + 1) * self.batch / (time.perf_counter() - start)
-                progress(self._report(number, loss, speed))
-        return self._finite(total, self.per_epoch, number)
+                speed = (self.done - first) * self.batch / (now - start)
+                progress(self._report(self._finite(self.total), speed))
+            if inside and now - self.saved > SAVE_WITHIN and self.here.world == 1:
+                self._save()
+        return self._finite(self.here.mean(self.total))
 
-    def _update(self, chosen: torch.Tensor) -> torch.Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with casting(self.device, self.config.precision):
-            logits = self.module(self.x[chosen])
-        loss = torch.nn.functional.cross_entropy(logits.float(), self.y[chosen])
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+    def _train_mode(self) -> None:
+        self.live.module.train()
+        freeze_statistics(self.live.module, self.config.freeze)
+
+    def _update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        config, live = self.config, self.live
+        stream = generator(self.device, config.seed, self.step * self.here.world + self.here.rank)
+        x = self.augmentation.images(x, stream)
+        mixed = self.augmentation.mix(x, stream)
+        if mixed is not None:
+            x, partner, share = mixed
+        if config.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(
+            drawn_seed(config.seed, DROPOUT, self.step * self.here.world + self.here.rank)
+        )
+        rate = self._rate(self.step)
+        momentum = self.schedule.momentum(self.step, self.per_epoch, self.steps)
+        adjust(live.optimizer, rate, momentum)
+        live.optimizer.zero_grad(set_to_none=True)
+        with casting(self.device, config.precision):
+            logits = self.runner(x)
+        logits = logits.float()
+        loss = self.loss(logits, y)
+        if mixed is not None:
+            loss = share * loss + (1 - share) * self.loss(logits, y[partner])
+        if self.teacher is not None:
+            with torch.no_grad(), casting(self.device, config.precision):
+                taught = self.teacher(x).float()
+            other = distillation(logits, taught, config.temperature)
+            loss = (1 - config.distill_weight) * loss + config.distill_weight * other
+        live.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if config.clip:
+            live.scaler.unscale_(live.optimizer)
+            torch.nn.utils.clip_grad_norm_(live.module.parameters(), config.clip)
+        live.scaler.step(live.optimizer)
+        live.scaler.update()
+        if live.ema is not None:
+            live.ema.update()
         self.step += 1
         return loss.detach()
 
-    def _finite(self, total: torch.Tensor, batches: int, epoch: int) -> float:
-        mean = float(total) / batches
+    def _grow(self, progress: ProgressCallback | None) -> None:
+        """Change the network, where that is due before this step."""
+        growth = self.growth
+        while growth is not None and growth.due(self.step, self.stage):
+            live, lines = growth.grow(self.live, self.step, self.stage, self.logs.folder)
+            self.stage += 1
+            self._adopt(live)
+            self._train_mode()
+            for line in lines:
+                self.logs.metric("grow", {"step": self.step, "epoch": self.epoch, **line})
+                if progress is not None:
+                    progress(self._report(math.nan, math.nan, note=str(line.get("note", ""))))
+            self._save()
+
+    def _ended(
+        self, loss: float, trained: float, speed: float, progress: ProgressCallback | None
+    ) -> None:
+        """Validate, log and keep what an epoch made."""
+        start = time.perf_counter()
+        self.scored = scored = self._score()
+        rate = self._rate(self.step - 1)
+        line = Epoch(self.epoch, self.step, loss, scored.loss, scored.accuracy, rate)
+        self.history.append(line)
+        if scored.accuracy > self.best.accuracy:
+            graph = self.live.graph
+            kept = {p: a.copy() for p, a in weights_of(self.live.scored, graph).items()}
+            self.best = _Best(scored.accuracy, self.epoch, self.stage, graph, kept)
+        metrics = {name: getattr(line, name) for name in Epoch.__slots__}
+        self.logs.metric("epoch", metrics)
+        self.logs.timing(
+            {
+                "epoch": self.epoch,
+                "train_seconds": round(trained, 6),
+                "validation_seconds": round(time.perf_counter() - start, 6),
+                "images_per_second": round(speed, 1),
+            }
+        )
+        if progress is not None:
+            progress(self._report(loss, speed, scored.accuracy))
+        self.epoch, self.done = self.epoch + 1, 0
+        self.total.zero_()
+        over = self.epoch > self.config.epochs
+        if over or time.perf_counter() - self.saved > SAVE_EVERY:
+            self._save()
+
+    def _score(self) -> Evaluation:
+        return run(self.live.scored, *self.validation, precision=self.config.precision)
+
+    def _save(self) -> None:
+        """Write the checkpoints: the best first, which the last one names."""
+        folder = self.logs.folder
+        if folder is None:
+            return
+        if not self.live.is_finite():
+            self._astray(math.nan)
+        best = self.best
+        named = [best.accuracy, best.epoch, best.stage]
+        if best.weights is not None and not best.written:
+            save_weights_alone(folder / BEST, best.weights, {"best": named})
+            best.written = True
+        counters = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "done": self.done,
+            "stage": self.stage,
+            "total": float(self.total),
+            "recent": [float(self.recent), self.since],
+            "history": [asdict(line) for line in self.history],
+            "best": named,
+            "metrics_bytes": self.logs.settled(),
+        }
+        save_checkpoint(folder / LAST, self.live, counters)
+        self.saved = time.perf_counter()
+
+    def _result(self, seconds: float) -> TrainResult:
+        assert self.scored is not None
+        graph, stage, validation = self.live.graph, self.stage, self.scored
+        weights = weights_of(self.live.scored, graph)
+        if self.config.keep == "best":
+            graph, weights = self._best_network()
+            stage = self.best.stage
+            module = module_of(graph, weights, self.device)
+            validation = run(module, *self.validation, precision=self.config.precision)
+        return TrainResult(
+            graph,
+            weights,
+            validation,
+            tuple(self.history),
+            self.step,
+            describe(self.device, self.config.precision),
+            seconds,
+            stage,
+            self.live,
+        )
+
+    def _best_network(self) -> tuple[Graph, Weights]:
+        best, folder = self.best, self.logs.folder
+        if best.weights is not None and best.graph is not None:
+            return best.graph, best.weights
+        assert folder is not None, "what is not in memory was resumed from a folder"
+        graph = self.live.graph
+        if best.stage != self.stage and self.growth is not None:
+            graph = self.growth.graph(best.stage, folder)
+        return graph, load_checkpoint(folder / BEST).under(WEIGHTS)
+
+    # --- numbers --------------------------------------------------------------------------------
+
+    def _rate(self, step: int) -> float:
+        return self.config.lr * self.schedule.rate(step, self.per_epoch, self.steps)
+
+    def _log_step(self) -> None:
+        """Log the mean loss since the last such line."""
+        mean = self._checked(float(self.here.mean(self.recent)) / self.since)
+        line = {"step": self.step, "epoch": self.epoch, "loss": mean}
+        self.logs.metric("step", {**line, "lr": self._rate(self.step - 1)})
+        self.recent.zero_()
+        self.since = 0
+
+    def _finite(self, total: torch.Tensor) -> float:
+        return self._checked(float(total) / self.done)
+
+    def _checked(self, mean: float) -> float:
         if not math.isfinite(mean):
-            raise error(
-                "A631",
-                f"training went astray in epoch {epoch} (by step {self.step}): the loss is {mean}",
-                hint=f"a smaller learning rate than {self.config.lr:g} may help",
-            )
+            self._astray(mean)
         return mean
 
+    def _astray(self, loss: float) -> None:
+        hint = f"a smaller learning rate than {self.config.lr:g} may help"
+        kept = kept_in(self.logs.folder)
+        raise error(
+            "A631",
+            f"training went astray in epoch {self.epoch} (by step {self.step}): the loss is {loss}",
+            hint=f"{hint}; {kept}" if kept else hint,
+        )
+
     def _report(
-        self, epoch: int, loss: float, speed: float, accuracy: float | None = None
+        self, loss: float, speed: float, accuracy: float | None = None, note: str = ""
     ) -> Progress:
-        rate = self._rate(self.step - 1)
+        rate = self._rate(max(self.step - 1, 0))
         epochs = self.config.epochs
-        return Progress(epoch, epochs, self.step, self.steps, loss, rate, speed, accuracy)
-
-
-class _Logs:
-    """The two files of a run folder, a line an epoch; nothing without a folder."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._files: list[IO[str]] = []
-
-    def __enter__(self) -> Self:
-        if self._folder is not None:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                for name in (METRICS, TIMINGS):
-                    self._files.append((self._folder / name).open("w", encoding="utf-8"))
-            except OSError as reason:
-                self.__exit__(None, None, None)
-                raise cannot_write(self._folder, reason) from reason
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for file in self._files:
-            file.close()
-
-    def epoch(self, line: Epoch, trained: float, scored: float, speed: float) -> None:
-        timing = {
-            "epoch": line.epoch,
-            "train_seconds": round(trained, 6),
-            "validation_seconds": round(scored, 6),
-            "images_per_second": round(speed, 1),
-        }
-        metrics = {name: getattr(line, name) for name in Epoch.__slots__}
-        for file, content in zip(self._files, (metrics, timing), strict=False):
-            file.write(json.dumps(content) + "\n")
-            file.flush()
+        return Progress(
+            self.epoch, epochs, self.step, self.steps, loss, rate, speed, accuracy, note
+        )

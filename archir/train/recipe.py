@@ -1,0 +1,201 @@
+"""The settings of a training run: one flat record that is written to the run folder as it is.
+
+Importing this module needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from archir.diag import error
+from archir.files import read_source
+
+Precision = Literal["f32", "bf16", "f16"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How to train. Rates are per step; lengths of schedules are in epochs; crops in pixels.
+
+    ``docs/training.md`` explains every entry, with its source.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+    device: str = "auto"
+    precision: Precision = "f32"
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    nesterov: bool = True
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay_vectors: bool = True
+    freeze: tuple[str, ...] = ()
+    rates: tuple[tuple[str, float], ...] = ()
+
+    schedule: Literal["constant", "cosine", "sgdr", "onecycle"] = "cosine"
+    warmup: float = 0.0
+    lr_min: float = 0.0
+    cycle: float = 10.0
+    cycle_factor: float = 2.0
+    peak: float = 0.3
+
+    flip: bool = False
+    crop: int = 0
+    cutout: int = 0
+    mixup: float = 0.0
+
+    loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    distill_weight: float = 0.5
+    temperature: float = 4.0
+
+    clip: float = 0.0
+    ema: float = 0.0
+    channels_last: bool = False
+    compile: bool = False
+    keep: Literal["last", "best"] = "last"
+    log_every: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """The entries that a run depends on, as JSON values: all but where and how it is run."""
+        found = {k: v for k, v in asdict(self).items() if k not in ("device", "compile")}
+        return {k: _plain(v) for k, v in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "lr": (0, 1e3),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1e3),
+    "seed": (0, 2**63 - 1),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "eps": (0, 1),
+    "warmup": (0, 10**6),
+    "lr_min": (0, 1e3),
+    "cycle": (1e-6, 10**6),
+    "cycle_factor": (1, 10**3),
+    "peak": (1e-6, 1),
+    "crop": (0, 10**4),
+    "cutout": (0, 10**4),
+    "mixup": (0, 10**3),
+    "label_smoothing": (0, 1),
+    "distill_weight": (0, 1),
+    "temperature": (1e-3, 10**3),
+    "clip": (0, 1e9),
+    "ema": (0, 1),
+    "log_every": (0, 10**9),
+}
+
+
+def check_config(config: TrainConfig) -> None:
+    """Make sure that a recipe makes sense.
+
+    Raises:
+        ArchirError: A632, with the entry and its range.
+    """
+    for name, (least, most) in _RANGES.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise error("A632", f"{name} is {value!r}, it should be a number")
+        if not least <= value <= most:
+            raise error("A632", f"{name} is {value}, it should be from {least:g} to {most:g}")
+    hints = typing.get_type_hints(TrainConfig)
+    for name, kind in hints.items():
+        value = getattr(config, name)
+        if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+            what = "no precision" if name == "precision" else f"no {name}"
+            *some, last = typing.get_args(kind)
+            raise error("A632", f"`{value}` is {what}", hint=f"{', '.join(some)} or {last}")
+    if config.lr_min > config.lr:
+        raise error("A632", f"lr_min is {config.lr_min:g}, more than lr, {config.lr:g}")
+    if config.warmup >= config.epochs:
+        raise error("A632", f"warmup takes {config.warmup:g} of {config.epochs} epochs")
+
+
+def read_recipe(path: str | Path, **changes: Any) -> TrainConfig:
+    """A recipe from a TOML file whose keys are the names of :class:`TrainConfig`'s entries.
+
+    Args:
+        path: The file.
+        **changes: Entries that take the place of the file's.
+
+    Raises:
+        ArchirError: A601, it cannot be read; A632, it is no TOML, or an entry is unknown, of
+            another kind, or out of its range.
+    """
+    try:
+        found = tomllib.loads(read_source(path).text)
+    except tomllib.TOMLDecodeError as reason:
+        raise error("A632", f"{path} is no TOML: {reason}") from None
+    return make_recipe(found, changes, f"{path}: ")
+
+
+def make_recipe(
+    found: Mapping[str, Any], changes: Mapping[str, Any], where: str = ""
+) -> TrainConfig:
+    """A recipe from JSON values.
+
+    Raises:
+        ArchirError: A632.
+    """
+    known = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    entries: dict[str, Any] = {}
+    for name, value in {**found, **changes}.items():
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean `{close[0]}`?" if close else "docs/training.md lists the entries"
+            raise error("A632", f"{where}a recipe has no entry `{name}`", hint=hint)
+        entries[name] = _value(where + name, value, known[name])
+    config = TrainConfig(**entries)
+    check_config(config)
+    return config
+
+
+def _value(name: str, value: Any, default: object) -> Any:
+    """A value of the kind of an entry's default.
+
+    Raises:
+        ArchirError: A632, it is of another kind.
+    """
+    if name.rpartition(": ")[2] == "rates":
+        pairs = list(value.items()) if isinstance(value, dict) else value
+        if isinstance(pairs, list | tuple) and all(
+            len(p) == 2 and isinstance(p[0], str) and _is_number(p[1]) for p in pairs
+        ):
+            return tuple((glob, float(factor)) for glob, factor in pairs)
+        raise error("A632", f"{name} is {value!r}, it should be a table of numbers by glob")
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise error("A632", f"{name} is {value!r}, it should be a list of globs")
+    if isinstance(default, float) and _is_number(value):
+        return float(value)
+    if type(value) is type(default):
+        return value
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    raise error("A632", f"{name} is {value!r}, it should be {kinds[type(default)]}")
+
+
+def _is_number(value: object) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(typing.cast("float", value))
