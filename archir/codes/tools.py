@@ -374,6 +374,29 @@ CODES: dict[str, Code] = {
         "A picture holds so many boxes or edges at most as can be read and laid out. `--depth N` "
         "draws the blocks below a level as one box each; without `--all` repeats are drawn once.",
     ),
+    "A670": Code(
+        "a glob that names nothing",
+        "`freeze` and `rates` take globs over the paths of parameters and layers; one that "
+        "matches none is a slip. `*` matches dots as well.",
+    ),
+    "A671": Code(
+        "nothing is left to train",
+        "The globs of `freeze` name every parameter of the network.",
+    ),
+    "A672": Code(
+        "the loss factory failed",
+        "FILE.py:FACTORY names a function of no arguments that returns a loss: a function of "
+        "logits [N, C] and labels [N], or a module of torch. Its code runs as it is.",
+    ),
+    "A673": Code(
+        "the loss failed",
+        "A loss of one's own must return one number, a floating tensor [] that autograd can trace "
+        "back to the logits.",
+    ),
+    "A674": Code(
+        "images that cannot be augmented",
+        "Flip, crop and cutout move pixels about, so an image must be [C, H, W].",
+    ),
     "A690": Code(
         "out of memory",
         "The machine has not the memory that the command needs. Nothing was left half written.",

@@ -128,16 +128,17 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_factory(path: Path, factory: str) -> Any:
+def read_factory(path: Path, factory: str, code: str = "A624") -> Any:
     """Run a function of the user's Python file and return what it returns. Logs a warning.
 
     Raises:
-        ArchirError: A624, the file does not run, has no such function, or the function fails.
+        ArchirError: A624 (or another code), the file does not run, has no such function, or the
+            function fails.
     """
     log.warning("running %s of %s: its code is not archir's", factory, path)
     spec = importlib.util.spec_from_file_location(f"_archir_data_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise error("A624", f"{path} is no Python file")
+        raise error(code, f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -148,8 +149,8 @@ def read_factory(path: Path, factory: str) -> Any:
         raise
     except Exception as reason:
         what = f"{type(reason).__name__}: {reason}"
-        raise error("A624", f"{path}:{factory} failed with {what}") from reason
-    raise error("A624", f"{path} has no function `{factory}`")
+        raise error(code, f"{path}:{factory} failed with {what}") from reason
+    raise error(code, f"{path} has no function `{factory}`")
 
 
 def arrays_of(found: object, source: str) -> Arrays:
