@@ -216,10 +216,9 @@ class Site:
         """Whether the node's parameters lie where torch's own layer has them."""
         return all(path == f"{self.node.name}.{role}" for role, path in self.node.params.items())
 
-    @property
-    def overwrites(self) -> bool:
-        """Whether the operand may be overwritten: nobody else, autograd included, reads it."""
-        producer = self.frame.source.node(self.node.inputs[0].node)
+    def overwrites(self, index: int = 0) -> bool:
+        """Whether an operand may be overwritten: nobody else, autograd included, reads it."""
+        producer = self.frame.source.node(self.node.inputs[index].node)
         return (
             producer.op in ("conv", "linear", "batch_norm", "add")
             and producer.name not in self.frame.kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from torch import fx, nn
 from archir.ir.graph import Graph
 
 from ..frame import DEEPEST  # noqa: TID252 - the backend's own package
+from ..layers import add_into  # noqa: TID252
 from .source import arguments, unwritten
 
 SMALL = 8
@@ -89,7 +92,7 @@ def grow(graph: Graph, module: fx.GraphModule, starts: Mapping[str, float | None
     known = {node.name for node in graph} | set(graph.parameters)
     hidden = {str(t) for t in targets if t not in known}
     _copy(module, tree.root, hidden, starts)
-    for node in module.graph.nodes:
+    for node in _plain(module.graph).nodes:
         if node.op == "placeholder":
             tree.inputs.append(node)
         elif node.op == "output":
@@ -107,6 +110,15 @@ def grow(graph: Graph, module: fx.GraphModule, starts: Mapping[str, float | None
         for name in place.children.keys() & place.tensors.keys():
             raise unwritten(f"{place.path}.{name}", "a tensor has the same path")
     return tree
+
+
+def _plain(calls: fx.Graph) -> fx.Graph:
+    """The calls with sums as sums: two uses of a block may differ in what may be overwritten."""
+    plain = copy.deepcopy(calls)
+    for node in plain.nodes:
+        if node.target is add_into:
+            node.target, node.kwargs = operator.add, {}
+    return plain
 
 
 def _home(name: str) -> str:
