@@ -146,9 +146,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     arrays = load_weights(path)
     try:
         counters = json.loads(load_metadata(path)[_KEY])
-        whole = isinstance(counters, dict)
     except (KeyError, ValueError, RecursionError):
-        whole = False
-    if not whole:
+        counters = None
+    if not isinstance(counters, dict):
         raise error("A637", f"{path} is no checkpoint of `archir train`")
     return Checkpoint(path, arrays, counters)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from archir.ir.graph import Graph
 from archir.train.data import Dataset, Split, check_fits, normalise
-from archir.train.device import Precision, casting, memory, module_of, resolve
+from archir.train.device import casting, memory, module_of, resolve
+from archir.train.recipe import Precision
 from archir.weights.store import Weights
 
 

@@ -188,6 +188,32 @@ def train(
             return work.train(progress)
 
 
+def _schedule(config: TrainConfig) -> Schedule:
+    return Schedule(
+        config.schedule,
+        config.warmup,
+        floor=config.lr_min / config.lr if config.lr else 0.0,
+        cycle=config.cycle,
+        cycle_factor=config.cycle_factor,
+        peak=config.peak,
+    )
+
+
+def _optimizer(config: TrainConfig) -> OptimizerConfig:
+    return OptimizerConfig(
+        config.optimizer,
+        config.lr,
+        config.momentum,
+        config.nesterov,
+        (config.beta1, config.beta2),
+        config.eps,
+        config.weight_decay,
+        config.decay_vectors,
+        config.freeze,
+        config.rates,
+    )
+
+
 @dataclass
 class _Best:
     """The weights that validated best; graph and weights as long as they are in memory."""
@@ -218,8 +244,9 @@ class _Run:
         self.validation = on_device(graph, dataset.validation, self.device)
         self.loss = make_loss(config.loss, label_smoothing=config.label_smoothing)
         self.teacher = None if teacher is None else module_of(*teacher, self.device).eval()
-        self.schedule = Schedule.of(config)
+        self.schedule = _schedule(config)
         self.augmentation = Augmentation(config.flip, config.crop, config.cutout, config.mixup)
+        self.augmentation.check(dataset.shape)
         self.batch = min(config.batch_size, len(self.feed) // here.world * here.world)
         self.per_epoch = len(self.feed) // self.batch
         self.steps = self.per_epoch * config.epochs
@@ -237,7 +264,7 @@ class _Run:
     def _built(self, graph: Graph, weights: Weights) -> Live:
         config = self.config
         module = module_of(graph, weights, self.device)
-        optimizer = make_optimizer(module, graph, OptimizerConfig.of(config))
+        optimizer = make_optimizer(module, graph, _optimizer(config))
         ema = Ema(module, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "f16")
         return Live(graph, module, optimizer, ema, scaler)
@@ -313,16 +340,16 @@ class _Run:
 
     def _update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         config, live = self.config, self.live
-        stream = generator(self.device, config.seed, self.step * self.here.world + self.here.rank)
+        number = self.step * self.here.world + self.here.rank
+        # on the CPU, which draws the same numbers for every device
+        stream = generator(torch.device("cpu"), config.seed, number)
         x = self.augmentation.images(x, stream)
         mixed = self.augmentation.mix(x, stream)
         if mixed is not None:
-            x, partner, share = mixed
+            x = mixed[0]
         if config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(
-            drawn_seed(config.seed, DROPOUT, self.step * self.here.world + self.here.rank)
-        )
+        torch.manual_seed(drawn_seed(config.seed, DROPOUT, number))
         rate = self._rate(self.step)
         momentum = self.schedule.momentum(self.step, self.per_epoch, self.steps)
         adjust(live.optimizer, rate, momentum)
@@ -332,6 +359,7 @@ class _Run:
         logits = logits.float()
         loss = self.loss(logits, y)
         if mixed is not None:
+            _, partner, share = mixed
             loss = share * loss + (1 - share) * self.loss(logits, y[partner])
         if self.teacher is not None:
             with torch.no_grad(), casting(self.device, config.precision):

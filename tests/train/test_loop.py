@@ -17,7 +17,9 @@ from archir.ops.arithmetic import Array
 from archir.train.data import Dataset, Split, load_data
 from archir.train.device import describe, resolve
 from archir.train.evaluate import evaluate
-from archir.train.loop import METRICS, TIMINGS, Progress, TrainConfig, TrainResult, train
+from archir.train.logs import METRICS, TIMINGS
+from archir.train.loop import Progress, TrainResult, train
+from archir.train.recipe import TrainConfig
 from archir.weights.init import init_weights
 from archir.weights.store import Weights
 
@@ -67,7 +69,7 @@ def test_learns_the_digits(digits: Dataset, tmp_path: Path) -> None:
     lines = lines_of(tmp_path / "new/run" / METRICS)
     assert [line["epoch"] for line in lines] == list(range(1, 11))
     assert list(lines[0]) == [
-        "epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "lr",
+        "event", "epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "lr",
     ]  # fmt: skip
     assert lines[-1]["train_loss"] < lines[0]["train_loss"] / 10
     assert lines[-1]["validation_accuracy"] == result.validation.accuracy
