@@ -31,26 +31,12 @@ def _applications(
     at: str | None,
     settings: dict[str, AttrValue],
 ) -> list[Application]:
-    """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`.
-
-    A rule of a file is `FILE.rule`, or `FILE.rule:RULE` where it holds several. A setting goes to
-    the rules that have a parameter of that name, `RULE.name` to that rule.
-    """
+    """The rules to apply, from flags or from a script of lines `RULE[@SITE] name=value ...`."""
     from archir.api import Application
+    from archir.applying import named_applications
     from archir.rewrite.library import split_site
 
-    found = []
-    named = [split_site(rule) for rule in rules]
-    chosen = {name: network.rule(name) for name, _ in named}
-    taken = {name: {p.name for p in rule.parameters} for name, rule in chosen.items()}
-    for name, site in named:
-        mine = {}
-        for key, value in settings.items():
-            owner, dot, parameter = key.rpartition(".")
-            nobodys = not any(key in parameters for parameters in taken.values())
-            if owner in (name, chosen[name].name) if dot else key in taken[name] or nobodys:
-                mine[parameter if dot else key] = value
-        found.append(Application(name, site or at, mine))
+    found = named_applications(network, rules, at, settings)
     if script is not None:
         for number, line in enumerate(read_source(script).text.splitlines(), 1):
             words = line.split("#")[0].split()

@@ -18,6 +18,7 @@ LAYERS = [
     ["archir.target"],
     [
         "archir.api",
+        "archir.applying",
         "archir.cleaning",
         "archir.exporting",
         "archir.importing",
