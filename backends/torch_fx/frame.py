@@ -45,13 +45,14 @@ _ROOT = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph())))
 def tensor_of(array: Array, *, copy: bool) -> torch.Tensor:
     """The tensor of an array; it shares the array's memory unless ``copy``.
 
-    A read-only array is shared too: torch cannot say "read-only", so the tensor must not be
+    A copy lies in torch's own memory, which is aligned for its kernels; NumPy's is not. A
+    read-only array is shared too: torch cannot say "read-only", so the tensor must not be
     written to.
     """
     if array.dtype.name == "bfloat16":
         return tensor_of(array.view(np.uint16), copy=copy).view(torch.bfloat16)
     if copy:
-        array = array.copy()
+        return torch.tensor(np.asarray(array, order="C"))
     if array.flags.writeable:
         return torch.from_numpy(array)
     with warnings.catch_warnings():
