@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,66 @@ import click
 from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
+from archir.diag import error
+from archir.train.recipe import TrainConfig, make_recipe, read_recipe
 
 if TYPE_CHECKING:
-    from archir.train.loop import Progress, ProgressCallback
+    from archir.train.loop import Progress, ProgressCallback, TrainResult
+
+_HELP: Mapping[str, str] = {
+    "epochs": "Passes over the training images.",
+    "batch_size": "Images a step, of all processes together.",
+    "lr": "The rate at the start, or at the peak.",
+    "momentum": "Of SGD.",
+    "weight_decay": "L2 for SGD, decoupled for AdamW.",
+    "seed": "Of the order of images, augmentation and dropout.",
+    "precision": "f32, bf16 or f16 (autocast; f16 scales the loss).",
+    "optimizer": "sgd or adamw.",
+    "nesterov": "Nesterov's momentum.",
+    "decay_vectors": "Whether biases and norms decay too.",
+    "schedule": "constant, cosine, sgdr or onecycle.",
+    "warmup": "Epochs of a linear warmup.",
+    "lr_min": "The lowest rate of cosine and sgdr.",
+    "cycle": "Epochs of the first cycle of sgdr.",
+    "cycle_factor": "How much longer each next cycle is.",
+    "flip": "Mirror half of the images.",
+    "crop": "Pad by so many pixels and crop at random.",
+    "cutout": "Hide a square of that side.",
+    "mixup": "Mix pairs of images; alpha of the Beta distribution.",
+    "loss": "cross_entropy, binary_cross_entropy, mse, FILE.py:FACTORY.",
+    "label_smoothing": "The share that is spread over all classes.",
+    "distill_weight": "With --distill: the teacher's share of the loss.",
+    "temperature": "With --distill: softens both outputs.",
+    "clip": "Largest norm of the gradients; 0 for none.",
+    "ema": "Decay of an average of the weights; 0 for none.",
+    "channels_last": "Channels last in memory.",
+    "compile": "Compile the network with torch.compile.",
+    "keep": "last or best: which weights are written.",
+    "log_every": "Steps between two lines of the loss; 0 for none.",
+}
+"""The entries of a recipe that are flags; a recipe file has them all."""
+
+
+def _flags() -> list[Callable[[Any], Any]]:
+    """A flag for each entry; one that is not given leaves the recipe as it is."""
+    found: list[Callable[[Any], Any]] = []
+    for entry in fields(TrainConfig):
+        if entry.name not in _HELP:
+            continue
+        flag, default = f"--{entry.name.replace('_', '-')}", entry.default
+        text = _HELP[entry.name]
+        if isinstance(default, bool):
+            flag, shown = f"{flag}/--no-{flag[2:]}", "on" if default else "off"
+        else:
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+        kind = None if isinstance(default, bool) else type(default)
+        told = f"{text}  [default: {shown}]"
+        found.append(click.option(flag, entry.name, type=kind, default=None, help=told))
+    return found
 
 
 @contextmanager
-def bar(epochs: int) -> Iterator[ProgressCallback]:
+def bar() -> Iterator[ProgressCallback]:
     """A progress bar on a terminal; a line an epoch elsewhere (on stderr)."""
     if not sys.stderr.isatty():
         yield _line
@@ -30,102 +83,135 @@ def bar(epochs: int) -> Iterator[ProgressCallback]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+        TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
         TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]}"),
         TextColumn("{task.fields[rate]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("", total=1, epoch=0, loss=0.0, accuracy="-", rate=0.0)
+        task = shown.add_task("", total=1, epoch="0", loss=0.0, accuracy="-", rate=0.0)
 
         def update(now: Progress) -> None:
-            fields: dict[str, Any] = {
-                "epoch": now.epoch,
-                "loss": now.loss,
-                "rate": now.images_per_second,
-            }
+            if now.note:
+                shown.console.print(now.note)
+                return
+            more: dict[str, Any] = {"loss": now.loss, "rate": now.images_per_second}
             if now.accuracy is not None:
-                fields["accuracy"] = f"{now.accuracy:.1%}"
-            shown.update(task, completed=now.step, total=now.steps, **fields)
+                more["accuracy"] = f"{now.accuracy:.1%}"
+            epoch = f"{now.epoch}/{now.epochs}"
+            shown.update(task, completed=now.step, total=now.steps, epoch=epoch, **more)
 
         yield update
 
 
 def _line(now: Progress) -> None:
-    if now.accuracy is not None:
+    if now.note:
+        print(now.note, file=sys.stderr)
+    elif now.accuracy is not None:
         text = f"epoch {now.epoch}/{now.epochs}  loss {now.loss:.4f}  accuracy {now.accuracy:.4f}"
         print(f"{text}  {now.images_per_second:,.0f} images/s", file=sys.stderr)
+
+
+def _config(recipe: str | None, device: str, flags: Mapping[str, Any]) -> TrainConfig:
+    changes = {name: value for name, value in flags.items() if value is not None}
+    changes["device"] = device
+    rates = changes.pop("rates", ())
+    if rates:
+        changes["rates"] = [_rate(text) for text in rates]
+    if not changes.get("freeze"):
+        changes.pop("freeze", None)
+    return make_recipe({}, changes) if recipe is None else read_recipe(recipe, **changes)
+
+
+def _rate(text: str) -> tuple[str, float]:
+    glob, _, factor = text.rpartition("=")
+    try:
+        return glob, float(factor)
+    except ValueError:
+        raise error("A609", f"--rate {text}: expected GLOB=FACTOR") from None
 
 
 def train(
     file: str,
     data: str,
     output: str,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    seed: int,
-    device: str,
-    precision: str,
+    recipe: str | None,
     run: str | None,
+    resume: bool,
+    distill: str | None,
+    tensorboard: bool,
+    device: str,
     force: bool,
     param: tuple[str, ...],
     weights: str | None,
     init: int | None,
+    **flags: Any,
 ) -> Report:
     """Train a network to classify images.
 
-    SGD with Nesterov momentum and a cosine schedule. Starts from FILE's weights, or from initial
-    ones (of --init, else of --seed) where it has none. Writes the network again as OUTPUT with
-    its trained weights and its certificate.
+    SGD or AdamW; starts from FILE's weights, or from initial ones (of --init, else of --seed)
+    where it has none. Writes the network again as OUTPUT with its trained weights and its
+    certificate. With --run it keeps metrics and checkpoints, and --resume goes on where a run was
+    cut off. Under torchrun it trains on several GPUs.
     """
-    from archir.api import check_output
+    from archir.api import check_output, no_weights
     from archir.train.data import load_data
-    from archir.train.device import describe, resolve
-    from archir.train.loop import TrainConfig
+    from archir.train.device import describe
+    from archir.train.distributed import is_first
     from archir.train.loop import train as fit
 
+    config = _config(recipe, device, flags)
+    if resume and run is None:
+        raise error("A609", "nothing says which run to resume", hint="--run DIR")
     target = check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init)
     if network.weights is None:
-        network = network.init(seed)
+        network = network.init(config.seed)
     assert network.weights is not None
+    teacher = None
+    if distill is not None:
+        parent = options.network(distill)
+        if parent.weights is None:
+            raise no_weights(Path(distill))
+        teacher = parent.graph, dict(parent.weights)
     dataset = load_data(data)
-    config = TrainConfig(
-        epochs,
-        batch_size,
-        lr,
-        momentum,
-        weight_decay,
-        seed,
-        device,
-        precision,  # type: ignore[arg-type]
-    )
-    print(f"training on {describe(resolve(device), config.precision)}", file=sys.stderr)
-    with bar(epochs) as progress:
-        run_dir = None if run is None else Path(run)
+    with bar() as progress:
         done = fit(
             network.graph,
             dict(network.weights),
             dataset,
             config,
-            progress=progress,
-            run_dir=run_dir,
+            progress=progress if is_first() else None,
+            run_dir=None if run is None else Path(run),
+            existing="resume" if resume else "replace" if force else "refuse",
+            teacher=teacher,
+            tensorboard=tensorboard,
+            started=lambda here: print(
+                f"training on {describe(here, config.precision)}", file=sys.stderr
+            ),
         )
     facts = {
         "data": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset.train)},
-        "config": {k: v for k, v in asdict(config).items() if k != "device"},
+        "config": config.record(),
         "device": done.device,
         "validation": {"accuracy": done.validation.accuracy, "loss": done.validation.loss},
     }
+    if not is_first():
+        return Report({}, "")
     made = network.with_weights(done.weights, "train", facts)
     made.save(target, force=force)
+    return _report(done, facts, target, config)
+
+
+def _report(
+    done: TrainResult, facts: Mapping[str, Any], target: Path, config: TrainConfig
+) -> Report:
+    which = "the best epoch's" if config.keep == "best" else "weights"
     text = (
         f"validation accuracy {done.validation.accuracy:.4f}, loss {done.validation.loss:.4f} "
-        f"after {epochs} epochs, {done.seconds:.1f} s\nwrote {target} with weights and certificate"
+        f"after {config.epochs} epochs, {done.seconds:.1f} s\n"
+        f"wrote {target} with {which} and certificate"
     )
     history = [asdict(epoch) for epoch in done.history]
     return Report(
@@ -138,20 +224,24 @@ command = make(
     options.file,
     options.data,
     options.output,
-    click.option("--epochs", type=int, default=20, show_default=True),
-    click.option("--batch-size", type=int, default=64, show_default=True),
     click.option(
-        "--lr", type=float, default=0.05, show_default=True, help="The rate at the start."
+        "--recipe", type=click.Path(dir_okay=False), help="A TOML file; flags change its entries."
     ),
-    click.option("--momentum", type=float, default=0.9, show_default=True),
-    click.option("--weight-decay", type=float, default=5e-4, show_default=True),
-    options.seed,
+    *_flags(),
+    click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters that stay."),
+    click.option(
+        "--rate", "rates", multiple=True, metavar="GLOB=FACTOR", help="Their factor of the rate."
+    ),
+    click.option("--distill", metavar="FILE", help="Learn this network's outputs too."),
+    click.option(
+        "--run", type=click.Path(file_okay=False), help="A folder for metrics and checkpoints."
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the run in that folder."),
+    click.option("--tensorboard", is_flag=True, help="Numbers for TensorBoard in that folder."),
     options.device,
-    click.option("--precision", default="f32", show_default=True, help="f32 or bf16."),
-    click.option("--run", type=click.Path(file_okay=False), help="A folder for metrics.jsonl."),
     options.force,
     options.params,
     options.weights,
     options.init,
-    example="archir train net.arch --data digits --epochs 10 -o trained.arch",
+    example="archir train net.arch --data digits --epochs 10 --run runs/a -o trained.arch",
 )(train)

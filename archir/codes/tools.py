@@ -364,6 +364,21 @@ CODES: dict[str, Code] = {
         "Floats are rounded to the element type of the network's parameter, whole numbers are "
         "kept; a value of the checkpoint is too large for it.",
     ),
+    "A637": Code(
+        "a run that cannot be resumed",
+        "A file of the run folder is missing, damaged, of a newer archir or of another kind. What "
+        "is whole stays as it is; `--force` starts the run anew.",
+    ),
+    "A638": Code(
+        "another run's folder",
+        "`--resume` goes on with the run that the folder holds, so network, weights, data and "
+        "recipe must be those it was started with. The message names what differs.",
+    ),
+    "A639": Code(
+        "processes that cannot be joined",
+        "Under torchrun all processes meet before training. torch's own message says what failed: "
+        "an address that is taken, a process that is missing, a backend that is not there.",
+    ),
     "A640": Code(
         "operators of a package cannot be used",
         "An installed package offers operators that cannot be read, or one under a name that is "

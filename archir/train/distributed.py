@@ -59,6 +59,11 @@ class Ranks:
         return total / self.world
 
 
+def is_first() -> bool:
+    """Whether this process is the one that validates and writes, or the only one."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 @contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started; one process alone where it did not.

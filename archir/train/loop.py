@@ -132,6 +132,7 @@ def train(
     teacher: tuple[Graph, Weights] | None = None,
     tensorboard: bool = False,
     prepare: Callable[[Live], object] = lambda live: None,
+    started: Callable[[torch.device], object] = lambda device: None,
 ) -> TrainResult:
     """Train a network from ``weights``, which stay as they are.
 
@@ -152,6 +153,7 @@ def train(
         teacher: A network whose outputs are learned too (distillation).
         tensorboard: Whether the run folder gets the numbers for TensorBoard.
         prepare: Called with the network and its optimizer before the first step of a new run.
+        started: Called with the device, before anything is moved there.
 
     Raises:
         ArchirError: A602, the run folder cannot be written; A603, it holds a run; A622, a package
@@ -170,6 +172,8 @@ def train(
                 "A632", f"batches of {config.batch_size} cannot be shared by {here.world} processes"
             )
         folder = run_dir if here.first else None
+        if here.first:
+            started(here.device)
         grow = None if growth is None else growth.record()
         facts = facts_of(graph, weights, dataset, config, grow, teacher)
         saved = opened(run_dir, folder, facts, existing)
