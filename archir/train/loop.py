@@ -101,6 +101,9 @@ class TrainResult:
 class Growth(Protocol):
     """Changes of the network in the course of training; see :mod:`archir.train.growing`."""
 
+    def begin(self, per_epoch: int, steps: int) -> None:
+        """Told before a run how many steps an epoch and the whole run have; may refuse them."""
+
     def due(self, step: int, stage: int) -> bool:
         """Whether the network changes before the step of that number, from 0."""
 
@@ -112,8 +115,14 @@ class Growth(Protocol):
         ``folder`` is where it keeps what resuming needs, if anything is kept.
         """
 
+    def restored(self, live: Live, stage: int, folder: Path) -> Live:
+        """The network after so many changes, as it was kept in the folder.
+
+        ``live`` is a new one without any: it tells the device and what is averaged.
+        """
+
     def graph(self, stage: int, folder: Path) -> Graph:
-        """The network after so many changes, as it was kept in the folder."""
+        """The graph after so many changes, as it was kept in the folder."""
 
     def record(self) -> Any:
         """The schedule as JSON values."""
@@ -174,6 +183,8 @@ def train(
         folder = run_dir if here.first else None
         if here.first:
             started(here.device)
+        if growth is not None:
+            growth.begin(*_length(len(dataset.train), config, here)[1:])
         grow = None if growth is None else growth.record()
         facts = facts_of(graph, weights, dataset, config, grow, teacher)
         saved = opened(run_dir, folder, facts, existing)
@@ -190,6 +201,13 @@ def train(
             else:
                 prepare(work.live)
             return work.train(progress)
+
+
+def _length(images: int, config: TrainConfig, here: Ranks) -> tuple[int, int, int]:
+    """Images in a batch, batches in an epoch, and steps in all."""
+    batch = min(config.batch_size, images // here.world * here.world)
+    per_epoch = images // batch
+    return batch, per_epoch, per_epoch * config.epochs
 
 
 def _schedule(config: TrainConfig) -> Schedule:
@@ -251,9 +269,7 @@ class _Run:
         self.schedule = _schedule(config)
         self.augmentation = Augmentation(config.flip, config.crop, config.cutout, config.mixup)
         self.augmentation.check(dataset.shape)
-        self.batch = min(config.batch_size, len(self.feed) // here.world * here.world)
-        self.per_epoch = len(self.feed) // self.batch
-        self.steps = self.per_epoch * config.epochs
+        self.batch, self.per_epoch, self.steps = _length(len(self.feed), config, here)
         self.step, self.stage, self.epoch, self.done = 0, 0, 1, 0
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.recent, self.since = torch.zeros_like(self.total), 0
@@ -286,8 +302,7 @@ class _Run:
         found = saved.counters
         self.stage = int(found["stage"])
         if self.stage and self.growth is not None:
-            graph = self.growth.graph(self.stage, saved.path.parent)
-            self._adopt(self._built(graph, saved.under(WEIGHTS)))
+            self._adopt(self.growth.restored(self.live, self.stage, saved.path.parent))
         saved.restore(self.live)
         self.step, self.epoch, self.done = (int(found[k]) for k in ("step", "epoch", "done"))
         self.total.fill_(float(found["total"]))
