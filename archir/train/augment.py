@@ -72,7 +72,8 @@ class Augmentation:
                 _covered(size, self.cutout, _drawn(size, (len(x),), generator, x.device))
                 for size in x.shape[2:]
             ]
-            x = x.masked_fill(hidden[0][:, None, :, None] & hidden[1][:, None, None, :], 0)
+            square = hidden[0][:, None, :, None] & hidden[1][:, None, None, :]
+            x = torch.where(square, 0, x)
         return x
 
     def mix(
