@@ -412,6 +412,16 @@ CODES: dict[str, Code] = {
         "images that cannot be augmented",
         "Flip, crop and cutout move pixels about, so an image must be [C, H, W].",
     ),
+    "A680": Code(
+        "wrong timetable of growths",
+        "`--grow FILE` is a TOML file of tables `[[grow]]`, each with `step` (from 0) or `epoch` "
+        "(from 1), `rule` or `rules`, and, where wanted, `at`, `set` and `seed`: docs/growing.md.",
+    ),
+    "A681": Code(
+        "a growth out of order, or beyond the run",
+        "Growths stand in the order in which they come, and each comes before a step of the run. "
+        "Steps are counted from 0, epochs from 1; the message says how many there are.",
+    ),
     "A690": Code(
         "out of memory",
         "The machine has not the memory that the command needs. Nothing was left half written.",
