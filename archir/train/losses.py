@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch.nn import functional
@@ -110,7 +111,7 @@ class _Users:
         except (ArchirError, torch.OutOfMemoryError):
             raise
         except Exception as reason:
-            what = f"{type(reason).__name__}: {reason}"
+            what = shorten(f"{type(reason).__name__}: {reason}", 300, placeholder=" ...")
             raise error("A673", f"the loss of {self._name} failed with {what}") from reason
         if not isinstance(loss, torch.Tensor) or loss.dim() or not loss.is_floating_point():
             raise error(
