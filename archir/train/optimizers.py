@@ -64,7 +64,8 @@ def make_optimizer(
     ``paths``, and ``scale``, the factor of the rate.
 
     Raises:
-        ArchirError: A670, a glob matches nothing; A671, nothing is left to train.
+        ArchirError: A632, torch refuses a setting; A670, a glob matches nothing; A671, nothing is
+            left to train.
     """
     frozen = matched(graph, config.freeze)
     scales = {path: scale for glob, scale in config.rates for path in matched(graph, (glob,))}
@@ -89,11 +90,19 @@ def make_optimizer(
         group["paths"] += (path,)
     if not groups:
         raise error("A671", f"all parameters of {graph.name} are frozen")
-    parts = list(groups.values())
+    try:
+        return _made(list(groups.values()), config)
+    except ValueError as reason:  # torch's word on a setting
+        raise error("A632", f"{config.kind} of torch: {reason}") from reason
+
+
+def _made(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    # How torch runs them is its own choice: on a CPU its fused SGD and AdamW are faster, but give
+    # other bits, and take tensors of two memory formats for tensors of one.
     if config.kind == "adamw":
-        return torch.optim.AdamW(parts, lr=config.lr, betas=config.betas, eps=config.eps)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return torch.optim.SGD(
-        parts,
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
