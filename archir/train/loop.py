@@ -210,32 +210,6 @@ def _length(images: int, config: TrainConfig, here: Ranks) -> tuple[int, int, in
     return batch, per_epoch, per_epoch * config.epochs
 
 
-def _schedule(config: TrainConfig) -> Schedule:
-    return Schedule(
-        config.schedule,
-        config.warmup,
-        floor=config.lr_min / config.lr if config.lr else 0.0,
-        cycle=config.cycle,
-        cycle_factor=config.cycle_factor,
-        peak=config.peak,
-    )
-
-
-def _optimizer(config: TrainConfig) -> OptimizerConfig:
-    return OptimizerConfig(
-        config.optimizer,
-        config.lr,
-        config.momentum,
-        config.nesterov,
-        (config.beta1, config.beta2),
-        config.eps,
-        config.weight_decay,
-        config.decay_vectors,
-        config.freeze,
-        config.rates,
-    )
-
-
 @dataclass
 class _Best:
     """The weights that validated best; graph and weights as long as they are in memory."""
@@ -266,7 +240,7 @@ class _Run:
         self.validation = on_device(graph, dataset.validation, self.device)
         self.loss = make_loss(config.loss, label_smoothing=config.label_smoothing)
         self.teacher = None if teacher is None else module_of(*teacher, self.device).eval()
-        self.schedule = _schedule(config)
+        self.schedule = Schedule.of(config)
         self.augmentation = Augmentation(config.flip, config.crop, config.cutout, config.mixup)
         self.augmentation.check(dataset.shape)
         self.batch, self.per_epoch, self.steps = _length(len(self.feed), config, here)
@@ -284,7 +258,7 @@ class _Run:
     def _built(self, graph: Graph, weights: Weights) -> Live:
         config = self.config
         module = module_of(graph, weights, self.device)
-        optimizer = make_optimizer(module, graph, _optimizer(config))
+        optimizer = make_optimizer(module, graph, OptimizerConfig.of(config))
         ema = Ema(module, config.ema) if config.ema else None
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "f16")
         return Live(graph, module, optimizer, ema, scaler)
