@@ -19,7 +19,7 @@ CORE = ("click", "lark", "networkx", "numpy", "rich", "safetensors", "threadpool
 EXTRAS = {
     "torch": ("torch",),
     "onnx": ("onnx", "onnxruntime-gpu|onnxruntime"),
-    "data": ("scikit-learn",),
+    "data": ("scikit-learn", "torchvision"),
     "proof": ("egglog",),
     "draw": ("graphlay",),
 }

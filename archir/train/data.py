@@ -3,8 +3,9 @@
 | name | what |
 |---|---|
 | ``digits`` | the 8x8 images that scikit-learn carries |
-| ``cifar10`` | CIFAR-10 in the folder that the environment variable ``ARCHIR_DATA`` names |
-| a folder | CIFAR-10 in torchvision's layout, or its binary version |
+| ``cifar10``, ``cifar100``, ``svhn``, ``mnist``, ``fashion_mnist`` | the published files, in the
+folder that the environment variable ``ARCHIR_DATA`` names, or fetched |
+| a folder | one of these, or images in a folder for each class |
 | ``FILE.npz`` | arrays named as in :mod:`archir.train.sources` |
 | ``FILE.py:FACTORY`` | a function of no arguments that returns such arrays, or a Dataset |
 
@@ -14,7 +15,7 @@ The test set never depends on the seed. The seed draws the validation set from w
 from __future__ import annotations
 
 import hashlib
-import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,20 +26,21 @@ from numpy.typing import NDArray
 from archir.diag import error
 from archir.ir.graph import Graph
 from archir.ir.types import AttrValue
+from archir.train.images import StoredImages, read_images
+from archir.train.published import SETS, read_published, recognise
 from archir.train.sources import (
+    EXPECTED,
     Arrays,
     arrays_of,
-    read_cifar10,
     read_digits,
     read_factory,
     read_npz,
 )
 
-DATA_FOLDER = "ARCHIR_DATA"
-"""The environment variable that names the folder of the user's data sets."""
-
 Images = NDArray[np.float32] | NDArray[np.uint8]
 """Images ``[N, ...]``: numbers, or bytes that stand for their 255th parts."""
+
+MAX_CLASSES = 100_000
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Of all images, what becomes the test set, and the validation set, where the source has none."""
@@ -48,11 +50,12 @@ TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 class Split:
     """Some of the images: ``x`` ``[N, ...]``, ``y`` int64 ``[N]``, classes from 0.
 
-    ``x`` is float32, or uint8 where the source has bytes, which stand for their 255th parts; it
-    may lie in a file (``np.memmap``). :func:`normalise` makes floats of either.
+    ``x`` is float32, or uint8 where the source has bytes, which stand for their 255th parts. It
+    may stay in a file: as an ``np.memmap``, or, of folders of images, as what gives arrays when
+    it is indexed. :func:`normalise` makes floats of any of these arrays.
     """
 
-    x: Images
+    x: Images | StoredImages
     y: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -79,44 +82,74 @@ class Dataset:
         return self.train.x.shape[1:]
 
 
-def load_data(name: str, seed: int = 0) -> Dataset:
-    """Load a data set by its name, file or factory. ``seed`` draws the validation set.
+def load_data(
+    name: str,
+    seed: int = 0,
+    *,
+    size: Sequence[int] | int | None = None,
+    download: bool = False,
+    report: Callable[[str], object] | None = None,
+) -> Dataset:
+    """Load a data set by its name, file or factory.
+
+    Args:
+        name: One of the names above.
+        seed: Draws the validation set, where the source has none.
+        size: The shape ``[C, H, W]`` that images of a folder are to have (see
+            :func:`image_shape`), or a number for both sides of coloured ones. Other sources
+            have their own.
+        download: Whether a published set that is not there is fetched.
+        report: Told in a few words what is done, where it takes long.
 
     Raises:
         ArchirError: A620, no such data; A621, it cannot be read or is malformed; A622, a package
-            is missing; A624, the user's factory failed.
+            is missing; A624, the user's factory failed; A660, a published set is not there;
+            A661, it cannot be fetched; A662, an image cannot be decoded; A663, a folder is laid
+            out otherwise; A664, the size is missing; A602 or A691, decoded images or what was
+            fetched cannot be written.
     """
     path, _, factory = name.rpartition(":")
     if path.endswith(".py"):
         found = read_factory(Path(path), factory)
         return found if isinstance(found, Dataset) else _dataset(name, arrays_of(found, name), seed)
-    return _dataset(name, _read(name), seed)
+    if name in SETS:
+        return _dataset(name, read_published(name, download=download, report=report), seed)
+    return _dataset(name, _read(name, size, report), seed)
 
 
-def _read(name: str) -> Arrays:
+def image_shape(graph: Graph) -> tuple[int, ...] | None:
+    """The shape of an image that a network takes, ``[C, H, W]``; None where it is left open."""
+    taken = graph.node(graph.inputs[0]).types[0].shape[1:] if graph.inputs else ()
+    sides = tuple(side for side in taken if isinstance(side, int))
+    return sides if sides and len(sides) == len(taken) else None
+
+
+def _read(
+    name: str, size: Sequence[int] | int | None, report: Callable[[str], object] | None
+) -> Arrays:
     if name == "digits":
         return read_digits()
-    if name == "cifar10":
-        return read_cifar10(_cifar10_folder())
     if name.endswith(".npz") and Path(name).is_file():
         return read_npz(Path(name))
     if name and Path(name).is_dir():
-        return read_cifar10(Path(name))
-    known = "digits, cifar10, a folder, FILE.npz or FILE.py:FACTORY"
+        return _read_folder(Path(name), size, report)
+    known = f"digits, {', '.join(SETS)}, a folder, FILE.npz or FILE.py:FACTORY"
     raise error("A620", f"there is no data named `{name}`", hint=f"data is one of: {known}")
 
 
-def _cifar10_folder() -> Path:
-    folder = os.environ.get(DATA_FOLDER)
-    if not folder:
+def _read_folder(
+    folder: Path, size: Sequence[int] | int | None, report: Callable[[str], object] | None
+) -> Arrays:
+    published = recognise(folder)
+    found = published.read() if published else read_images(folder, size, report)
+    if found is None:
+        layouts = [layout.folder or layout.files[0] for s in SETS.values() for layout in s.layouts]
         raise error(
-            "A620",
-            "where CIFAR-10 lies is not known",
-            hint=f"let {DATA_FOLDER} name the folder that holds cifar-10-batches-py, or give that "
-            "folder as the data",
+            "A621",
+            f"{folder} holds no data that is known here",
+            hint=f"expected {', '.join(layouts)}, or folders of images, one for each class",
         )
-    inside = Path(folder) / "cifar10"
-    return inside if inside.is_dir() else Path(folder)
+    return found
 
 
 def _dataset(name: str, arrays: Arrays, seed: int) -> Dataset:
@@ -147,32 +180,41 @@ def _pair(name: str, arrays: Arrays, suffix: str) -> Split:
             raise error(
                 "A621",
                 f"{name} has no `{key}`; it has {', '.join(sorted(arrays)) or 'nothing'}",
-                hint="expected x_train, y_train, x_test, y_test, or x, y",
+                hint=EXPECTED,
             )
     x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
     if y.ndim != 1 or not (y.dtype.kind in "iu" or y.size == 0):
         raise error(
             "A621", f"`y{suffix}` of {name} is {y.dtype}{list(y.shape)}, expected integers [N]"
         )
-    if x.ndim < 2 or len(x) != len(y) or x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
+    if y.size and not 0 <= y.min() <= y.max() < MAX_CLASSES:
+        wrong = int(y.min()) if y.min() < 0 else int(y.max())
         raise error(
             "A621",
-            f"`x{suffix}` of {name} is {x.dtype}{list(x.shape)} for {len(y)} labels",
+            f"`y{suffix}` of {name} holds the class {wrong}",
+            hint=f"classes start at 0, and there are {MAX_CLASSES:,} at most",
+        )
+    if isinstance(x, StoredImages):
+        return Split(x, np.ascontiguousarray(y, np.int64))
+    return Split(_images(x, len(y), f"`x{suffix}` of {name}"), np.ascontiguousarray(y, np.int64))
+
+
+def _images(x: NDArray[Any], labels: int, what: str) -> Images:
+    if x.ndim < 2 or len(x) != labels or x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
+        raise error(
+            "A621",
+            f"{what} is {x.dtype}{list(x.shape)} for {labels} labels",
             hint="expected floats, or bytes from 0 to 255, with one image per label",
         )
+    if x.dtype == np.uint8:
+        return x if x.flags.c_contiguous else np.ascontiguousarray(x)
     if x.dtype.kind == "u":
-        if x.dtype != np.uint8:
-            raise error("A621", f"`x{suffix}` of {name} is {x.dtype}, expected floats or bytes")
-    elif not np.isfinite(x).all():
-        raise error("A621", f"`x{suffix}` of {name} holds values that are not finite")
-    if y.size and y.min() < 0:
-        raise error("A621", f"`y{suffix}` of {name} holds the class {y.min()}; classes start at 0")
-    kept: Images = (
-        np.ascontiguousarray(x, np.uint8)
-        if x.dtype == np.uint8
-        else np.ascontiguousarray(x, np.float32)
-    )
-    return Split(kept, np.ascontiguousarray(y, np.int64))
+        raise error("A621", f"{what} is {x.dtype}, expected floats or bytes")
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(x, np.float32)
+    if not np.isfinite(made).all():
+        raise error("A621", f"{what} holds values that are not finite as float32")
+    return made
 
 
 def _order(count: int, seed: int) -> NDArray[np.intp]:
@@ -183,26 +225,37 @@ def _order(count: int, seed: int) -> NDArray[np.intp]:
 def _cut(split: Split, count: int, seed: int | None) -> tuple[Split, Split]:
     order = _order(len(split), 0x7E57 if seed is None else seed)
     parts = np.sort(order[:count]), np.sort(order[count:])
-    first, second = (Split(split.x[part], split.y[part]) for part in parts)
+    first, second = (Split(_only(split.x, part), split.y[part]) for part in parts)
     return first, second
+
+
+def _only(x: Images | StoredImages, part: NDArray[np.intp]) -> Images | StoredImages:
+    return x.only(part) if isinstance(x, StoredImages) else x[part]
 
 
 def _classes(name: str, arrays: Arrays, splits: tuple[Split, ...]) -> tuple[str, ...]:
     count = 1 + max(int(split.y.max()) for split in splits)
     if "classes" not in arrays:
         return tuple(str(number) for number in range(count))
-    names = tuple(str(entry) for entry in arrays["classes"].ravel())
+    stated = arrays["classes"]
+    if stated.size > MAX_CLASSES:
+        raise error("A621", f"{name} names {stated.size:,} classes, at most {MAX_CLASSES:,} may be")
+    names = tuple(str(entry) for entry in stated.ravel())
     if len(names) < count:
         raise error("A621", f"{name} names {len(names)} classes and has labels up to {count - 1}")
     return names
 
 
 def _hash(splits: tuple[Split, ...], classes: tuple[str, ...]) -> str:
-    found = hashlib.sha256("\n".join(classes).encode())
+    """Of what a data set holds: of images in a file, of their digests, not to read them again."""
+    found = hashlib.sha256("\n".join(classes).encode("utf-8", "surrogateescape"))
     for split in splits:
         for array in (split.x, split.y):
             found.update(f"{array.dtype.str}{array.shape}".encode())
-            found.update(array.data.cast("B"))
+            if isinstance(array, StoredImages):
+                found.update(array.digests[array.rows].tobytes())
+            elif array.size:
+                found.update(array.data.cast("B"))
     return found.hexdigest()
 
 

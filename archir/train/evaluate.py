@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from archir.ir.graph import Graph
-from archir.train.data import Dataset, Split, check_fits, normalise
+from archir.train.data import Dataset, Split, check_fits
 from archir.train.device import casting, memory, module_of, resolve
+from archir.train.feed import Feed
 from archir.train.recipe import Precision
 from archir.weights.store import Weights
 
@@ -57,42 +58,40 @@ def evaluate(
     ]
     with memory(where):
         module = module_of(graph, weights, where)
-        x, y = on_device(graph, part, where)
-        return run(module, x, y, batch_size=batch_size, precision=precision)
+        feed = Feed(graph, part, where)
+        return run(module, feed, batch_size=batch_size, precision=precision)
 
 
 def on_device(
     graph: Graph, split: Split, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalised images and the labels of a split as tensors on a device."""
-    x = torch.from_numpy(normalise(graph, split.x)).to(device)
-    return x, torch.from_numpy(split.y).to(device)
+    """The normalised images and the labels of a split as two tensors on a device."""
+    feed = Feed(graph, split, device)
+    return feed.take(torch.arange(len(feed)))
 
 
 def run(
     module: torch.nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
+    feed: Feed,
     *,
     batch_size: int = 256,
     precision: Precision = "f32",
 ) -> Evaluation:
-    """Evaluate a module on tensors of its device; the module's mode is restored afterwards."""
+    """Evaluate a module of the feed's device; the module's mode is restored afterwards."""
     mode = module.training
     module.eval()
     predictions, losses = [], []
     try:
-        with torch.inference_mode(), casting(x.device, precision):
-            for start in range(0, len(x), batch_size):
-                logits = module(x[start : start + batch_size]).float()
-                target = y[start : start + batch_size]
+        with torch.inference_mode(), casting(feed.device, precision):
+            for x, target in feed.batches(torch.arange(len(feed)), batch_size):
+                logits = module(x).float()
                 losses.append(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
                 predictions.append(logits.argmax(dim=1))
     finally:
         module.train(mode)
     predicted = torch.cat(predictions)
     return Evaluation(
-        correct=int((predicted == y).sum()),
-        loss=float(torch.stack(losses).double().sum()) / len(y),
+        correct=int((predicted == feed.labels).sum()),
+        loss=float(torch.stack(losses).double().sum()) / len(feed),
         predictions=predicted.cpu().numpy(),
     )

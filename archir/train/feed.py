@@ -22,6 +22,7 @@ import torch
 
 from archir.ir.graph import Graph
 from archir.train.data import Images, Split, normalisation
+from archir.train.images import StoredImages
 
 ORDER, AUGMENTATION, DROPOUT = 0, 1, 2
 """What random numbers are drawn for: the last entry of the key they come from."""
@@ -59,6 +60,9 @@ class Feed:
     resident: bool
     """Whether the images lie on the device."""
 
+    labels: torch.Tensor
+    """All labels, int64 ``[N]`` on the device."""
+
     def __init__(
         self,
         graph: Graph,
@@ -81,16 +85,17 @@ class Feed:
         if budget is None and device.type == "cuda":
             budget = int(SHARE * torch.cuda.mem_get_info(device)[0])
         self.resident = budget is None or split.x.nbytes <= budget
-        images = _shared(split.x)
-        self._images = images.to(device) if self.resident else images
-        self._labels = torch.from_numpy(split.y).to(device)
+        self._images, self._rows = _on_host(split.x)
+        if self.resident and device.type != "cpu":
+            self._images, self._rows = _on_host(split.x[:])[0].to(device), None
+        self.labels = torch.from_numpy(split.y).to(device)
         stated = normalisation(graph)
         self._stated = None if stated is None else [torch.from_numpy(s).to(device) for s in stated]
         # a number would become its reciprocal on a GPU: a tensor is divided by as NumPy does it
         self._white = torch.tensor(255, dtype=torch.float32).to(device)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def take(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 ``[B, ...]``, normalised, and labels int64 ``[B]``, both on the device.
@@ -100,7 +105,8 @@ class Feed:
         """
         if self.resident:
             here = chosen.to(self.device)
-            return self._normalised(self._images[here]), self._labels[here]
+            rows = here if self._rows is None else self._rows[here]
+            return self._normalised(self._images[rows]), self.labels[here]
         return self._sent(self._gathered(chosen.cpu()), chosen)
 
     def batches(
@@ -130,12 +136,13 @@ class Feed:
         shape = (len(chosen), *self._images.shape[1:])
         pinned = self.device.type == "cuda"
         buffer = torch.empty(shape, dtype=self._images.dtype, pin_memory=pinned)
-        return torch.index_select(self._images, 0, chosen, out=buffer)
+        rows = chosen if self._rows is None else self._rows[chosen]
+        return torch.index_select(self._images, 0, rows, out=buffer)
 
     def _sent(
         self, images: torch.Tensor, chosen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = self._labels[chosen.to(self.device)]
+        labels = self.labels[chosen.to(self.device)]
         return self._normalised(images.to(self.device, non_blocking=True)), labels
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,8 +155,9 @@ class Feed:
         return x
 
 
-def _shared(x: Images) -> torch.Tensor:
-    """An array as a tensor over the same memory; one that is read-only is not written to here."""
+def _on_host(x: Images | StoredImages) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images as a tensor over the same memory or file, and which rows of it they are."""
+    array, rows = (x.array, torch.from_numpy(x.rows)) if isinstance(x, StoredImages) else (x, None)
     with catch_warnings():
-        simplefilter("ignore", UserWarning)
-        return torch.from_numpy(x)
+        simplefilter("ignore", UserWarning)  # of arrays that are read-only: they are read alone
+        return torch.from_numpy(array), rows

@@ -26,7 +26,7 @@ from archir.train.data import Dataset, check_fits
 from archir.train.device import casting, describe, memory, module_of, weights_of
 from archir.train.distributed import Ranks, ranks
 from archir.train.ema import Ema
-from archir.train.evaluate import Evaluation, on_device, run
+from archir.train.evaluate import Evaluation, run
 from archir.train.feed import DROPOUT, Feed, drawn_seed, generator, order
 from archir.train.folder import Existing, facts_of, kept_in, opened
 from archir.train.logs import BEST, LAST, Logs
@@ -96,6 +96,8 @@ class TrainResult:
     """How often the network had grown when it had these weights."""
     live: Live | None = field(default=None, repr=False)
     """The last network and its optimizer, to save or go on with."""
+    end: int = 0
+    """The step after which it had them."""
 
 
 class Growth(Protocol):
@@ -237,7 +239,7 @@ class _Run:
         self.config, self.here, self.growth, self.logs = config, here, growth, logs
         self.device = here.device
         self.feed = Feed(graph, dataset.train, self.device)
-        self.validation = on_device(graph, dataset.validation, self.device)
+        self.validation = Feed(graph, dataset.validation, self.device)
         self.loss = make_loss(config.loss, label_smoothing=config.label_smoothing)
         self.teacher = None if teacher is None else module_of(*teacher, self.device).eval()
         self.schedule = Schedule.of(config)
@@ -416,7 +418,7 @@ class _Run:
             self._save()
 
     def _score(self) -> Evaluation:
-        return run(self.live.scored, *self.validation, precision=self.config.precision)
+        return run(self.live.scored, self.validation, precision=self.config.precision)
 
     def _save(self) -> None:
         """Write the checkpoints: the best first, which the last one names."""
@@ -452,7 +454,7 @@ class _Run:
             graph, weights = self._best_network()
             stage = self.best.stage
             module = module_of(graph, weights, self.device)
-            validation = run(module, *self.validation, precision=self.config.precision)
+            validation = run(module, self.validation, precision=self.config.precision)
         return TrainResult(
             graph,
             weights,

@@ -8,35 +8,32 @@ Nothing is executed or unpickled but what :func:`read_factory` is asked to run.
 from __future__ import annotations
 
 import importlib.util
-import io
 import logging
-import pickle  # for the published CIFAR-10 files alone, through a closed list of names
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archir.diag import ArchirError, error
+from archir.train.formats import MOST, reading
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Any]
+"""NumPy arrays by name; images may be :class:`archir.train.images.StoredImages`."""
 
 log = logging.getLogger(__name__)
 
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+NAMES = {f"{what}{part}" for what in "xy" for part in ("", "_train", "_validation", "_test")}
+NAMES |= {"classes"}
+"""The names of arrays that mean something."""
 
-_ARRAY_NAMES = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
-}
-"""What a pickled array refers to; nothing else is looked up."""
+EXPECTED = "expected x_train, y_train, x_test, y_test, or x, y"
+
+TIGHTEST = 200
+"""How many times smaller images may be packed, where they unpack to a GiB or more."""
 
 
 def read_digits() -> Arrays:
@@ -59,73 +56,41 @@ def read_digits() -> Arrays:
 
 
 def read_npz(path: Path) -> Arrays:
-    """The arrays of an ``.npz`` file, without unpickling anything.
+    """The arrays of an ``.npz`` file that a data set has, without unpickling anything.
 
     Raises:
-        ArchirError: A621, the file cannot be read or holds pickled objects.
+        ArchirError: A621, the file cannot be read, or an array is of objects, or its header
+            states another size than lies there, or is packed more tightly than images can be.
     """
-    try:
-        # opened here, since np.load leaves the file open where it is damaged
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, BadZipFile, TypeError) as reason:
-        raise error("A621", f"cannot read {path}: {reason}") from None
+    with reading(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+        known = {name: member for name, member in members.items() if name in NAMES}
+        if not known:
+            held = ", ".join(sorted(members)[:20]) or "nothing"
+            raise error("A621", f"{path} has no `x`; it has {held}", hint=EXPECTED)
+        return {name: _member(archive, member) for name, member in known.items()}
 
 
-def read_cifar10(folder: Path) -> Arrays:
-    """CIFAR-10 as published: the folder, or the one inside it, of Python or binary batches.
-
-    Raises:
-        ArchirError: A621, no batches are there, or one is damaged.
-    """
-    for place in (folder / "cifar-10-batches-py", folder):
-        if (place / "data_batch_1").is_file():
-            return _cifar10([place / f"data_batch_{n}" for n in range(1, 6)], place / "test_batch")
-    for place in (folder / "cifar-10-batches-bin", folder):
-        if (place / "data_batch_1.bin").is_file():
-            train = [place / f"data_batch_{n}.bin" for n in range(1, 6)]
-            return _cifar10(train, place / "test_batch.bin")
-    raise error(
-        "A621",
-        f"{folder} holds no data that is known here",
-        hint="expected data_batch_1 ... data_batch_5 and test_batch (with .bin or without) in it, "
-        "or in cifar-10-batches-py or cifar-10-batches-bin inside it",
-    )
-
-
-def _cifar10(train: list[Path], test: Path) -> Arrays:
-    parts = [_batch(path) for path in train]
-    x_test, y_test = _batch(test)
-    return {
-        "x_train": np.concatenate([x for x, _ in parts]),
-        "y_train": np.concatenate([y for _, y in parts]),
-        "x_test": x_test,
-        "y_test": y_test,
-        "classes": np.array(CIFAR10_CLASSES),
-    }
-
-
-def _batch(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".bin":
-            rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
-            x, y = rows[:, 1:], rows[:, 0]
-        else:
-            stored = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-            x, y = np.asarray(stored[b"data"]), np.asarray(stored[b"labels"])
-        return x.reshape(-1, 3, 32, 32), y
-    except (OSError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as reason:
-        raise error("A621", f"cannot read {path}: {reason}") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads arrays, lists and strings; refuses whatever could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_NAMES:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is no array")
-        return super().find_class(module, name)
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    name = member.filename
+    if member.file_size > MOST and member.file_size > TIGHTEST * member.compress_size:
+        raise ValueError(f"{name} unpacks to {member.file_size:,} bytes")
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise ValueError(f"{name} is of the unknown version {version}")
+        shape, _, dtype = read(stream)
+        size = dtype.itemsize * math.prod(shape)
+        if dtype.hasobject or dtype.kind not in "biufUS" or dtype.itemsize == 0:
+            raise ValueError(f"{name} is an array of {dtype}, not of numbers or text")
+        if stream.tell() + size != member.file_size:
+            raise ValueError(f"{name} has another size than its header states")
+    with archive.open(member) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def read_factory(path: Path, factory: str, code: str = "A624") -> Any:
@@ -164,6 +129,6 @@ def arrays_of(found: object, source: str) -> Arrays:
         raise error(
             "A624",
             f"{source} returned {kind}",
-            hint="expected a mapping with x_train, y_train, x_test, y_test, or x, y",
+            hint=f"{EXPECTED} as a mapping",
         )
     return {name: np.asarray(value) for name, value in found.items()}

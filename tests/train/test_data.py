@@ -13,7 +13,6 @@ import pytest
 
 from archir.diag import BAD_INPUT, ArchirError, Diagnostic
 from archir.train.data import (
-    DATA_FOLDER,
     Dataset,
     calibration_batch,
     check_fits,
@@ -21,7 +20,7 @@ from archir.train.data import (
     normalisation,
     normalise,
 )
-from archir.train.sources import CIFAR10_CLASSES
+from archir.train.published import CIFAR10_CLASSES, DATA_FOLDER
 
 from .nets import Net, small
 
