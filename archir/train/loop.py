@@ -449,10 +449,10 @@ class _Run:
     def _result(self, seconds: float) -> TrainResult:
         assert self.scored is not None
         graph, stage, validation = self.live.graph, self.stage, self.scored
-        weights = weights_of(self.live.scored, graph)
+        weights, end = weights_of(self.live.scored, graph), self.step
         if self.config.keep == "best":
             graph, weights = self._best_network()
-            stage = self.best.stage
+            stage, end = self.best.stage, self.best.epoch * self.per_epoch
             module = module_of(graph, weights, self.device)
             validation = run(module, self.validation, precision=self.config.precision)
         return TrainResult(
@@ -465,6 +465,7 @@ class _Run:
             seconds,
             stage,
             self.live,
+            end,
         )
 
     def _best_network(self) -> tuple[Graph, Weights]:

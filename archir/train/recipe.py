@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from archir.diag import error
 from archir.files import read_source
+from archir.train.data import Dataset
 
 Precision = Literal["f32", "bf16", "f16"]
 
@@ -78,6 +79,15 @@ class TrainConfig:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def train_facts(dataset: Dataset, config: TrainConfig, since: int, until: int) -> dict[str, Any]:
+    """What a certificate says of training from one step of a run to another, as JSON values."""
+    return {
+        "data": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset.train)},
+        "config": config.record(),
+        "steps": [since, until],
+    }
 
 
 _RANGES: Mapping[str, tuple[float, float]] = {
