@@ -15,6 +15,7 @@ from archir.diag import CHECK_FAILED
 def evaluate(
     file: str,
     data: str,
+    download: bool,
     split: str,
     against: str | None,
     device: str,
@@ -28,7 +29,6 @@ def evaluate(
     compared one by one; exit status 1 says that some differ.
     """
     from archir.api import no_weights
-    from archir.train.data import load_data
     from archir.train.device import resolve
 
     resolve(device)  # says so where there is no torch, or no such device
@@ -37,7 +37,7 @@ def evaluate(
     network = options.network(file, param, weights=weights, init=init)
     if network.weights is None:
         raise no_weights(Path(file))
-    dataset = load_data(data)
+    dataset = options.dataset(data, network.graph, download=download)
     found = score(network.graph, dict(network.weights), dataset, split, device=device)
     facts = {
         "file": file,
@@ -68,6 +68,7 @@ command = make(
     "eval",
     options.file,
     options.data,
+    options.download,
     click.option(
         "--split",
         type=click.Choice(["train", "validation", "test"]),

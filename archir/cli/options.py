@@ -20,8 +20,10 @@ from archir.ops import installed_ops
 
 if TYPE_CHECKING:
     from archir.api import Network
+    from archir.ir.graph import Graph
     from archir.rewrite.rule import Rule
     from archir.rewrite.sites import Planner
+    from archir.train.data import Dataset
 
 
 file = click.argument("file", type=click.Path(dir_okay=False))
@@ -43,7 +45,14 @@ rule_files = click.option(
     "--rules", "rule_files", multiple=True, type=click.Path(dir_okay=False), help="A .rule file."
 )
 data = click.option(
-    "--data", default="digits", show_default=True, help="digits, an .npz, a folder, file.py:factory"
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, cifar10, cifar100, svhn, mnist, fashion_mnist, an .npz, a folder of images by "
+    "class, or file.py:factory.",
+)
+download = click.option(
+    "--download", is_flag=True, help="Fetch a published data set that is not here."
 )
 
 
@@ -105,6 +114,14 @@ def network(
     return found if init is None else found.init(init)
 
 
+def dataset(name: str, graph: Graph, *, download: bool) -> Dataset:
+    """A data set; images of a folder get the size that the network takes."""
+    from archir.train.data import image_shape, load_data
+
+    with spinner("data") as report:
+        return load_data(name, size=image_shape(graph), download=download, report=report)
+
+
 def human(number: float) -> str:
     """A count as people read it: 25,557,032 or 4.1 G."""
     if abs(number) < 100_000_000:
@@ -154,7 +171,8 @@ def spinner(what: str) -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what) as status:
+    # bound to the stream of now: what is printed within may be caught
+    with Console(file=sys.stderr).status(what) as status:
         yield lambda text: status.update(f"{what}: {text}")
 
 

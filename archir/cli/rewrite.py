@@ -49,12 +49,12 @@ def _applications(
     return found
 
 
-def calibration_of(network: Network, name: str, seed: int) -> Calibration:
+def calibration_of(network: Network, name: str, seed: int, *, download: bool) -> Calibration:
     """Training images of a data set, as statistics are measured on them."""
     from archir.api import Calibration
-    from archir.train.data import calibration_batch, check_fits, load_data
+    from archir.train.data import calibration_batch, check_fits
 
-    dataset = load_data(name)
+    dataset = options.dataset(name, network.graph, download=download)
     check_fits(network.graph, dataset)
     batch = calibration_batch(dataset, CALIBRATION_IMAGES, seed, network.graph)
     return Calibration({network.graph.inputs[0]: batch}, dataset.name, dataset.sha256)
@@ -68,6 +68,7 @@ def rewrite(
     settings: tuple[str, ...],
     seed: int,
     calibrate: str | None,
+    download: bool,
     refit: bool,
     max_params: int | None,
     max_macs: int | None,
@@ -96,7 +97,7 @@ def rewrite(
     if output is not None and not dry_run:
         check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init, rules=rule_files)
-    data = calibration_of(network, calibrate, seed) if calibrate else None
+    data = calibration_of(network, calibrate, seed, download=download) if calibrate else None
     limits = {"params": max_params, "macs": max_macs}
     chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
     fits: tuple[Recovery, ...] = ()
@@ -230,6 +231,7 @@ command = make(
     ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),
+    options.download,
     click.option(
         "--refit",
         is_flag=True,

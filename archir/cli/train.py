@@ -135,6 +135,7 @@ def _rate(text: str) -> tuple[str, float]:
 def train(
     file: str,
     data: str,
+    download: bool,
     output: str,
     recipe: str | None,
     run: str | None,
@@ -156,7 +157,6 @@ def train(
     cut off. Under torchrun it trains on several GPUs.
     """
     from archir.api import check_output, no_weights
-    from archir.train.data import load_data
     from archir.train.device import describe
     from archir.train.distributed import is_first
     from archir.train.loop import train as fit
@@ -175,7 +175,7 @@ def train(
         if parent.weights is None:
             raise no_weights(Path(distill))
         teacher = parent.graph, dict(parent.weights)
-    dataset = load_data(data)
+    dataset = options.dataset(data, network.graph, download=download)
     with bar() as progress:
         done = fit(
             network.graph,
@@ -223,6 +223,7 @@ command = make(
     "train",
     options.file,
     options.data,
+    options.download,
     options.output,
     click.option(
         "--recipe", type=click.Path(dir_okay=False), help="A TOML file; flags change its entries."

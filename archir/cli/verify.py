@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from archir.api import Network
     from archir.ops.arithmetic import Array
     from archir.proof.replay import Finding
+    from archir.train.data import Dataset
 
 
-def verify(file: str, weights: str | None, calibrate: str | None) -> Report:
+def verify(file: str, weights: str | None, calibrate: str | None, download: bool) -> Report:
     """Check a network's certificate and replay its steps.
 
     Text, graph, names and weights are compared by hash; initialisations and rewrites are done
@@ -40,26 +41,28 @@ def verify(file: str, weights: str | None, calibrate: str | None) -> Report:
     except ArchirError as failure:
         found = "; ".join(d.message for d in failure.diagnostics[:3])
         return _report(file, [Finding("network", "reading", holds=False, detail=found)])
+    data = None
+    if calibrate is not None:
+        data = options.dataset(calibrate, network.graph, download=download)
     with options.spinner("verifying") as report:
         findings = network.verify(report)
-        if calibrate is not None and all(f.holds for f in findings):
-            findings += _fits(network, calibrate, report)
+        if data is not None and all(f.holds for f in findings):
+            findings += _fits(network, data, report)
     if network.weights is not None and weights is None:
         fine = is_untouched(weights_path(Path(file)))
         findings.append(Finding("header of the weights", "hash", holds=fine))
     return _report(file, findings)
 
 
-def _fits(network: Network, name: str, report: Callable[[str], None]) -> list[Finding]:
+def _fits(network: Network, dataset: Dataset, report: Callable[[str], None]) -> list[Finding]:
     """The fits of a certificate, done again."""
     from archir.refitting import replayed
-    from archir.train.data import calibration_batch, check_fits, load_data
+    from archir.train.data import calibration_batch, check_fits
 
-    dataset = load_data(name)
     check_fits(network.graph, dataset)
 
     def batch(count: int, seed: int) -> dict[str, Array]:
-        report(f"a fit to {count} images of {name}")
+        report(f"a fit to {count} images of {dataset.name}")
         images = calibration_batch(dataset, count, seed, network.graph)
         return {network.graph.inputs[0]: images}
 
@@ -80,5 +83,6 @@ command = make(
     options.file,
     options.weights,
     click.option("--calibrate", metavar="DATA", help="Do the fits to this data again."),
+    options.download,
     example="archir verify deeper.arch",
 )(verify)
