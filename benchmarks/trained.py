@@ -17,7 +17,6 @@ With `--log` each piece of work is written down once it is done, and is not done
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cifar10
 import numpy as np
 from chains import offers
 from measure import machine
@@ -92,14 +92,7 @@ def data_folder() -> Path | None:
 @cache
 def images() -> tuple[Array, Array]:
     """The test images, bytes over 255, and their labels."""
-    folder = data_folder()
-    assert folder is not None
-    spec = importlib.util.spec_from_file_location("medxz", folder / "cifar10" / "medxz.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    x, y, _ = module.decode(folder / "cifar10" / "cifar10_test.medxz")
+    x, y = cifar10.decoded("test")
     return x.astype(np.float32) / np.float32(255), y
 
 
