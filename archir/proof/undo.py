@@ -28,8 +28,9 @@ from archir.proof.uses import check_plan, share_read
 from archir.rewrite.assumed import distances
 from archir.rewrite.plan import Plan
 from archir.weights.functions import evaluate
-from archir.weights.inverse import Key, Tensors, solve
+from archir.weights.inverse import solve
 from archir.weights.linear import NoInverse
+from archir.weights.tape import Key, Tensors
 from archir.weights.store import numpy_dtype
 from archir.weights.terms import Free, Ref, Term, leaves
 

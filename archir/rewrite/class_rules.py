@@ -12,18 +12,19 @@ import numpy as np
 from archir.diag import ArchirError, error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
-from archir.ops.arithmetic import Array
+from archir.ops.arithmetic import Array, Floating
 from archir.ops.classes import AxisClass, AxisClasses, Kind
 from archir.ops.forest import Need
 from archir.ops.infer import OpError, equations_of, infer, instance_of
 from archir.ops.signature import Axis, Star
-from archir.ops.structure import leaves, lift, measure
+from archir.ops.structure import leaves, lift, measure, structure_size
 from archir.rewrite.expressions import Along, Scope, evaluate, holds, is_term, text_of
 from archir.rewrite.found import Known, find, once, there_is
 from archir.rewrite.maps import MAKERS, makers_in
 from archir.rewrite.plan import Plan, check_shapes
 from archir.rewrite.rule import Reshaping, Rule, Step
-from archir.weights.terms import IndexMap, Ref, Term
+from archir.weights.functions import FUNCTIONS
+from archir.weights.terms import Apply, IndexMap, Ref, Term
 
 SUFFIX = re.compile(r"(.+)\.(out|in|axis\d|(?:heads|head|groups|group|outer|inner|part)\d*)")
 
@@ -250,6 +251,7 @@ def plan_class(
         unread=_assumed(held, first, ("consume",)) if rule.contract.unread else {},
         repeated=_assumed(held, first, ("produce", "carry")) if rule.contract.repeated else {},
         found=tuple(int(j) for j in first.entries) if reads_weights(rule) else (),
+        through=_through(classes.graph, held, terms),
     )
     check_shapes(plan)
     return plan
@@ -305,6 +307,29 @@ def _act(step: Step, scope: Scope, held: AxisClass, terms: dict[str, Term]) -> N
             raise error("A211", f"`{member.kind}` gives no weight", span=expression.span)
         terms[member.path] = value
     scope.along = None
+
+
+def _through(graph: Graph, held: AxisClass, terms: Mapping[str, Term]) -> dict[str, Array]:
+    """How much goes through each copy of a channel, where what reads them shares it out unevenly.
+
+    Empty where several layers read the class, or one of them in several places: each of them has
+    shares of its own.
+    """
+    readers = list(once(held, "consume"))
+    term = terms[readers[0].path] if len(readers) == 1 else None
+    if not isinstance(term, Apply) or term.function != "share_out":
+        return {}
+    if structure_size(readers[0].structure) != held.size:
+        return {}
+    _, g, _, seed = term.args
+    shares = FUNCTIONS["share_out"].value(Floating(np.float64), np.ones(held.size), g, 0, seed)
+    out = {}
+    for member in once(held, "produce", "carry"):
+        if structure_size(member.structure) == held.size and member.path != readers[0].path:
+            along = [1] * graph.parameters[member.path].type.rank
+            along[member.axis] = -1
+            out[member.path] = shares.reshape(along)
+    return out
 
 
 def _assumed(

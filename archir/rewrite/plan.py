@@ -52,6 +52,11 @@ class Plan:
     """Weights that it assumes to be equal where an axis's map takes them to one."""
     found: tuple[int, ...] = ()
     """The entries of a map that was found in the weights."""
+    through: Mapping[str, Array] = field(default_factory=dict)
+    """By path, how much of what a parameter of ``before`` does goes through each entry of a copy.
+
+    It broadcasts to the parameter; those that are not there are copied evenly.
+    """
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _right(k: Arithmetic, w: Array, rank: int, each: int = 0) -> Array:
     return k.array(right.reshape(_right_shape(w.shape, rank, each)))
 
 
-# They have no gradient map: the factors are not linear in the tensor. Moments start at zero.
+# They have no derivative here: the factors are not linear in the tensor.
 FACTORS = (
     WeightFunction(
         "svd_left",

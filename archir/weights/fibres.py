@@ -7,13 +7,11 @@ every number system. The seed is part of the term.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.record import Shape, WeightFunction, axis_of, need, whole
-from archir.weights.terms import Apply, IndexMap, Indices, Term
+from archir.weights.terms import IndexMap, Indices
 
 PARTS = (8, 25)
 """Shares are whole numbers in this range, over their sum."""
@@ -61,34 +59,10 @@ def fibre_sum(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
     return pieces[0][0]
 
 
-def _fibre_sum_moment(
-    args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool
-) -> Term | None:
-    """Columns that read equal channels have equal gradients: their mean."""
-    _, g, axis = args
-    if moments[0] is None:
-        return None
-    term: Term = moments[0]
-    for _ in range(2 if squared else 1):
-        term = Apply("divide_along", (term, Apply("count", (g,)), axis))
-    return Apply("fibre_sum", (term, g, axis))
-
-
 def _first(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
     found, places = np.unique(g.entries, return_index=True)
     need(len(found) == g.source, "first: the map leaves entries out")
     return np.take(w, places, axis=axis)
-
-
-def _first_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    """What one channel does in the place of several: their gradients add up."""
-    _, g, axis = args
-    if moments[0] is None:
-        return None
-    term: Term = moments[0]
-    if squared:
-        term = Apply("multiply_along", (term, Apply("count", (g,)), axis))
-    return Apply("fibre_sum", (term, g, axis))
 
 
 def _resampled(w: Array, shape: Shape, seed: int, k: Arithmetic) -> Array:
@@ -110,11 +84,6 @@ def _graft(k: Arithmetic, w: Array, g: IndexMap, axis: int, seed: int) -> Array:
 def _graft_shape(w: Shape, g: IndexMap, axis: int, seed: int) -> Shape:
     whole("graft", seed)
     return _onto_long("graft", w, g, axis)
-
-
-def _placed(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    """What is new has no past."""
-    return None if moments[0] is None else Apply("place", (moments[0], *args[1:3]))
 
 
 def _following(g: IndexMap) -> Indices:
@@ -140,10 +109,6 @@ def _oppose_shape(w: Shape, g: IndexMap, axis: int, seed: int) -> Shape:
     return w
 
 
-def _unchanged(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    return None if moments[0] is None else moments[0]
-
-
 def _share_out(k: Arithmetic, w: Array, g: IndexMap, axis: int, seed: int) -> Array:
     rng = np.random.Generator(np.random.PCG64([seed, 0x5A4E]))
     parts = rng.integers(*PARTS, len(g.entries))
@@ -158,11 +123,6 @@ def _share_out_shape(w: Shape, g: IndexMap, axis: int, seed: int) -> Shape:
     return _onto_short("share_out", w, g, axis)
 
 
-def _taken(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    """A column's gradient is the same however small its share."""
-    return None if moments[0] is None else Apply("take", (moments[0], *args[1:3]))
-
-
 FIBRES = (
     WeightFunction(
         "fibre_sum",
@@ -172,7 +132,6 @@ FIBRES = (
         1,
         lambda w, g, axis: _onto_long("fibre_sum", w, g, axis),
         fibre_sum,
-        _fibre_sum_moment,
     ),
     WeightFunction(
         "first",
@@ -181,7 +140,6 @@ FIBRES = (
         1,
         lambda w, g, axis: _onto_long("first", w, g, axis),
         _first,
-        _first_moment,
     ),
     WeightFunction(
         "graft",
@@ -191,7 +149,6 @@ FIBRES = (
         1,
         _graft_shape,
         _graft,
-        _placed,
     ),
     WeightFunction(
         "oppose",
@@ -201,7 +158,6 @@ FIBRES = (
         1,
         _oppose_shape,
         _oppose,
-        _unchanged,
     ),
     WeightFunction(
         "share_out",
@@ -211,6 +167,5 @@ FIBRES = (
         1,
         _share_out_shape,
         _share_out,
-        _taken,
     ),
 )

@@ -1,17 +1,11 @@
-"""The closed list of weight functions, each with its shape rule, value and gradient map.
-
-The gradient map says how an accumulated gradient (a first moment) of the parent becomes that
-of the child: the transposed pseudo-inverse of the linear map that makes the child's tensor. A
-replicated row takes ``dW[g] / n``, a divided column keeps ``dW``. Second moments follow with
-squared coefficients. What is constant starts at zero.
-"""
+"""The closed list of weight functions, each with its shape rule and its value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.weights.arithmetic import ARITHMETIC, SHARE
+from archir.weights.arithmetic import ARITHMETIC
 from archir.weights.factors import FACTORS
 from archir.weights.fibres import FIBRES
 from archir.weights.gathering import GATHERING
@@ -22,16 +16,12 @@ from archir.weights.moving import MOVING
 from archir.weights.record import Shape, WeightError, WeightFunction, need
 from archir.weights.terms import Argument, Free, Initial, Ref, Statistic, Term
 
-__all__ = ["FUNCTIONS", "WeightError", "WeightFunction", "evaluate", "moment", "shape_of"]
+__all__ = ["FUNCTIONS", "WeightError", "WeightFunction", "evaluate", "shape_of"]
 
 FUNCTIONS: Mapping[str, WeightFunction] = {
     f.name: f for f in (*GATHERING, *FIBRES, *MAKING, *MOVING, *KERNELS, *FACTORS, *ARITHMETIC)
 }
 """Every weight function. Maps, `mean` and `variance` are read when a rewrite is planned."""
-
-
-def _function(name: str) -> WeightFunction:
-    return SHARE if name == "share" else FUNCTIONS[name]
 
 
 def shape_of(term: Term, shapes: Mapping[str, Shape]) -> Shape:
@@ -48,7 +38,7 @@ def shape_of(term: Term, shapes: Mapping[str, Shape]) -> Shape:
         return (term.channels,)
     if isinstance(term, Initial):
         return term.shape
-    function = _function(term.function)
+    function = FUNCTIONS[term.function]
     for place, arg in enumerate(term.args):
         tensor = isinstance(arg, Term)
         number = isinstance(arg, int | float) and not isinstance(arg, bool)
@@ -84,22 +74,4 @@ def evaluate(
     args: list[Argument | Array] = [
         evaluate(a, arithmetic, weights, measured) if isinstance(a, Term) else a for a in term.args
     ]
-    return _function(term.function).value(arithmetic, *args)
-
-
-def moment(term: Term, *, squared: bool = False) -> Term | None:
-    """The gradient map of a term: how a first (or second) moment of the parent becomes the child's.
-
-    The result is a term in which each path stands for the moment of that parameter; None where
-    the moment starts at zero.
-
-    Raises:
-        WeightError: the term mixes tensors of the parent in a way that has no gradient map.
-    """
-    if isinstance(term, Ref):
-        return term
-    if isinstance(term, Free):
-        return None
-    moments = tuple(moment(a, squared=squared) if isinstance(a, Term) else None for a in term.args)
-    gradient = _function(term.function).gradient
-    return None if gradient is None else gradient(term.args, moments, squared)
+    return FUNCTIONS[term.function].value(arithmetic, *args)

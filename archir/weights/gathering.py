@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from archir.ops.arithmetic import Arithmetic, Array
-from archir.weights.record import Shape, WeightFunction, axis_of, moved, need, whole
-from archir.weights.terms import Apply, IndexMap, Term
+from archir.weights.record import Shape, WeightFunction, axis_of, need, whole
+from archir.weights.terms import IndexMap
 
 
 def _take_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
@@ -20,17 +18,6 @@ def _take_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
 
 def _take(k: Arithmetic, w: Array, g: IndexMap, axis: int) -> Array:
     return np.take(w, g.entries, axis=axis)
-
-
-def _take_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    _, g, axis = args
-    if moments[0] is None:
-        return None
-    shares = Apply("count", (g,))
-    term: Term = Apply("take", (moments[0], g, axis))
-    for _ in range(2 if squared else 1):
-        term = Apply("divide_along", (term, shares, axis))
-    return term
 
 
 def _place_shape(w: Shape, g: IndexMap, axis: int) -> Shape:
@@ -105,7 +92,6 @@ GATHERING = (
         1,
         _take_shape,
         _take,
-        _take_moment,
     ),
     WeightFunction(
         "place",
@@ -114,7 +100,6 @@ GATHERING = (
         1,
         _place_shape,
         _place,
-        moved("place"),
     ),
     WeightFunction(
         "count",
@@ -131,7 +116,6 @@ GATHERING = (
         1,
         _slice_shape,
         _slice,
-        moved("slice"),
     ),
     WeightFunction(
         "part",
@@ -140,7 +124,6 @@ GATHERING = (
         1,
         _part_shape,
         _part,
-        moved("part"),
     ),
     WeightFunction(
         "extend",
@@ -149,6 +132,5 @@ GATHERING = (
         1,
         _extend_shape,
         _extend,
-        moved("extend"),
     ),
 )

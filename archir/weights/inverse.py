@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from archir.ops.arithmetic import Array
-from archir.weights.functions import FUNCTIONS, evaluate
-from archir.weights.linear import FLOAT, Linear, linear_maps
-from archir.weights.terms import Apply, Free, Ref, Term, leaves
+from archir.weights.functions import evaluate
+from archir.weights.linear import FLOAT
+from archir.weights.tape import Key, Tape, Tensors, groups, key_of
+from archir.weights.terms import Term, leaves
 
 ROUNDS = 6
 STEPS = 400
@@ -27,78 +27,6 @@ ENOUGH = 1e-13
 """A round ends when the gradient is so much smaller than it was; the search, when steps are."""
 REACHED = 1e-10
 """What is as near as this to what is wanted, relative to its length, is no further looked for."""
-
-Key = str | Free
-Tensors = dict[Key, Array]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A use of a weight function, its maps, and where its arguments come from."""
-
-    sources: Mapping[int, int | Key]
-    maps: Mapping[int, Linear]
-
-
-class _Tape:
-    """A term at given values, as a row of linear maps."""
-
-    def __init__(self, term: Term, at: Mapping[Key, Array]) -> None:
-        self.places: list[_Place] = []
-        self.shapes: list[tuple[int, ...]] = []
-        self.root, self.value = self._record(term, at)
-
-    def _record(self, term: Term, at: Mapping[Key, Array]) -> tuple[int | Key, Array]:
-        if not isinstance(term, Apply):
-            key: Key = term.path if isinstance(term, Ref) else term
-            return key, at[key]
-        sources: dict[int, int | Key] = {}
-        args: list[object] = []
-        for place, arg in enumerate(term.args):
-            if isinstance(arg, Term):
-                sources[place], value = self._record(arg, at)
-                args.append(value)
-            else:
-                args.append(arg)
-        made = np.asarray(FUNCTIONS[term.function].value(FLOAT, *args), np.float64)
-        maps = linear_maps(term, args, made) if sources else {}
-        self.places.append(_Place(sources, maps))
-        self.shapes.append(made.shape)
-        return len(self.places) - 1, made
-
-    def forth(self, t: Mapping[Key, Array]) -> Array:
-        """What a step of the leaves does to the value, to first order."""
-        made: list[Array] = []
-
-        def of(source: int | Key) -> Array:
-            return made[source] if isinstance(source, int) else t[source]
-
-        for place, shape in zip(self.places, self.shapes, strict=True):
-            total = np.zeros(shape)
-            for argument, source in place.sources.items():
-                total = total + place.maps[argument].apply(of(source))
-            made.append(total)
-        return of(self.root)
-
-    def back(self, y: Array, into: Tensors, *, squared: bool = False) -> None:
-        """Add to each leaf's tensor what the transposed map makes of ``y``."""
-        waiting: dict[int, Array] = {}
-
-        def give(source: int | Key, share: Array) -> None:
-            if isinstance(source, int):
-                waiting[source] = waiting[source] + share if source in waiting else share
-            else:
-                into[source] = into[source] + share
-
-        give(self.root, y)
-        for number in range(len(self.places) - 1, -1, -1):
-            share = waiting.pop(number, None)
-            if share is None:
-                continue
-            place = self.places[number]
-            for argument, source in place.sources.items():
-                held = place.maps[argument]
-                give(source, held.squares(share) if squared else held.transpose(share))
 
 
 def solve(
@@ -115,36 +43,14 @@ def solve(
         NoInverse: a weight function cannot be taken back.
     """
     out: Tensors = {}
-    for group in _groups(terms):
-        keys = {_key(leaf): None for path in group for leaf in leaves(terms[path])}
+    for group in groups({path: map(key_of, leaves(term)) for path, term in terms.items()}):
+        keys = {key_of(leaf): None for path in group for leaf in leaves(terms[path])}
         if keys:
             at = {key: np.asarray(start[key], np.float64) for key in keys}
             goal = {path: np.asarray(wanted[path], np.float64) for path in group}
             with np.errstate(all="ignore"):  # what is not finite shows in what comes out
                 out |= _nearest({path: terms[path] for path in group}, goal, at)
     return out
-
-
-def _key(leaf: Term) -> Key:
-    assert not isinstance(leaf, Apply)
-    return leaf.path if isinstance(leaf, Ref) else leaf
-
-
-def _groups(terms: Mapping[str, Term]) -> list[list[str]]:
-    """Paths whose terms share a leaf, together."""
-    owner: dict[Key, int] = {}
-    groups: dict[int, list[str]] = {}
-    for number, (path, term) in enumerate(terms.items()):
-        keys = [_key(leaf) for leaf in leaves(term)]
-        old = sorted({owner[key] for key in keys if key in owner})
-        target = old[0] if old else number
-        members = [p for o in old for p in groups.pop(o)]
-        groups[target] = [*members, path]
-        for key, held in list(owner.items()):
-            if held in old:
-                owner[key] = target
-        owner |= dict.fromkeys(keys, target)
-    return list(groups.values())
 
 
 def _nearest(terms: Mapping[str, Term], goal: Mapping[str, Array], at: Tensors) -> Tensors:
@@ -158,7 +64,7 @@ def _nearest(terms: Mapping[str, Term], goal: Mapping[str, Array], at: Tensors) 
         return found
     other, fixed = dict(at), set[Key]()
     for path, term in terms.items():
-        keys = dict.fromkeys(map(_key, leaves(term)))
+        keys = dict.fromkeys(map(key_of, leaves(term)))
         free = next((key for key in keys if key not in fixed), None)
         fixed |= set(keys)  # what an earlier term reads must stay
         if free is not None:
@@ -172,7 +78,7 @@ def _solved(
 ) -> Tensors:
     best, found = np.inf, at
     for _ in range(ROUNDS):
-        tapes = {path: _Tape(term, found) for path, term in terms.items()}
+        tapes = {path: Tape(term, found, found) for path, term in terms.items()}
         rest = {path: goal[path] - tape.value for path, tape in tapes.items()}
         far = _norm(rest)
         if not far < best * (1 - ENOUGH):
@@ -197,7 +103,7 @@ def _norm(tensors: Mapping[object, Array] | Mapping[str, Array] | Mapping[Key, A
 
 
 def _least_squares(
-    tapes: Mapping[str, _Tape],
+    tapes: Mapping[str, Tape],
     rest: Mapping[str, Array],
     at: Mapping[Key, Array],
     moving: set[Key],

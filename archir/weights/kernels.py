@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.record import (
-    Gradient,
     Shape,
     WeightFunction,
-    moved,
     need,
     whole,
 )
-from archir.weights.terms import Apply, Term
 
 Amount = int | tuple[int, ...]
 
@@ -82,14 +77,6 @@ def _tile_shape(w: Shape, times: int) -> Shape:
 
 def _tile(k: Arithmetic, w: Array, times: int) -> Array:
     return np.concatenate((w,) * times)
-
-
-def _tile_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    """Each of n copies gets the n-th part."""
-    if moments[0] is None:
-        return None
-    times = args[1]
-    return Apply("divide", (Apply("tile", (moments[0], times)), times ** (1 + squared)))
 
 
 def _blocks_shape(w: Shape, groups: int) -> Shape:
@@ -167,15 +154,6 @@ def _row_sums(k: Arithmetic, w: Array) -> Array:
     return k.sum(w, tuple(range(1, w.ndim)))
 
 
-def _mixing(name: str) -> Gradient:
-    def moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-        mixed = any(m is not None for m in moments)
-        need(not mixed, f"`{name}` of the parent's tensor has no gradient map: it adds entries up")
-        return None
-
-    return moment
-
-
 KERNELS = (
     WeightFunction(
         "crop",
@@ -184,7 +162,6 @@ KERNELS = (
         1,
         _crop_shape,
         _crop,
-        moved("crop"),
     ),
     WeightFunction(
         "dilate",
@@ -193,7 +170,6 @@ KERNELS = (
         1,
         _dilate_shape,
         _dilate,
-        moved("dilate"),
     ),
     WeightFunction(
         "undilate",
@@ -202,7 +178,6 @@ KERNELS = (
         1,
         _undilate_shape,
         _undilate,
-        moved("undilate"),
     ),
     WeightFunction(
         "tile",
@@ -211,7 +186,6 @@ KERNELS = (
         1,
         _tile_shape,
         _tile,
-        _tile_moment,
     ),
     WeightFunction(
         "block_diagonal",
@@ -221,7 +195,6 @@ KERNELS = (
         1,
         _blocks_shape,
         _blocks,
-        moved("block_diagonal"),
     ),
     WeightFunction(
         "diagonal_blocks",
@@ -230,7 +203,6 @@ KERNELS = (
         1,
         _diagonal_shape,
         _diagonal,
-        moved("diagonal_blocks"),
     ),
     WeightFunction(
         "pointwise",
@@ -239,7 +211,6 @@ KERNELS = (
         1,
         _pointwise_shape,
         _pointwise,
-        moved("pointwise"),
     ),
     WeightFunction(
         "matrix",
@@ -248,7 +219,6 @@ KERNELS = (
         1,
         _matrix_shape,
         _matrix,
-        moved("matrix"),
     ),
     WeightFunction(
         "matmul",
@@ -257,7 +227,6 @@ KERNELS = (
         2,
         _matmul_shape,
         _matmul,
-        _mixing("matmul"),
     ),
     WeightFunction(
         "row_sums",
@@ -266,6 +235,5 @@ KERNELS = (
         1,
         _row_sums_shape,
         _row_sums,
-        _mixing("row_sums"),
     ),
 )

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from archir.ops.arithmetic import Array, Floating
+from archir.weights.fibres import fibre_sum
 from archir.weights.functions import FUNCTIONS
-from archir.weights.terms import Apply, Term
+from archir.weights.terms import Apply, IndexMap
 
 FLOAT = Floating(np.float64)
 CLOSE = 1e-9
@@ -27,16 +28,20 @@ class NoInverse(Exception):  # noqa: N818 - it is a finding
 
 
 class Linear(Protocol):
-    """A linear map of tensors."""
+    """A linear map of tensors; ``squared`` is the map with squared coefficients."""
 
-    def apply(self, t: Array) -> Array:
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
         """The map itself."""
 
-    def transpose(self, y: Array) -> Array:
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
         """The transposed map."""
 
-    def squares(self, y: Array) -> Array:
-        """The transposed map with squared coefficients."""
+    def positive(self) -> bool:
+        """Whether no coefficient is negative."""
+
+
+def _power(coefficient: Array, squared: bool) -> Array:
+    return np.square(coefficient) if squared else coefficient
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,54 @@ class Gather:
     shape: tuple[int, ...]
     scale: Array | None = None
 
-    def _times(self, y: Array, powers: int) -> Array:
-        for _ in range(powers if self.scale is not None else 0):
-            y = y * self.scale
-        return y
+    def _times(self, y: Array, squared: bool) -> Array:
+        return y if self.scale is None else y * _power(self.scale, squared)
 
-    def apply(self, t: Array) -> Array:
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
         found = np.where(self.index >= 0, t.reshape(-1)[self.index], 0.0)
-        return self._times(found, 1)
+        return self._times(found, squared)
 
-    def _back(self, y: Array, powers: int) -> Array:
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
         held = self.index >= 0
         size = int(np.prod(self.shape, dtype=np.int64))
-        share = self._times(y, powers)
+        share = self._times(y, squared)
         return np.bincount(self.index[held], share[held], size).reshape(self.shape)
 
-    def transpose(self, y: Array) -> Array:
-        return self._back(y, 1)
+    def positive(self) -> bool:
+        return self.scale is None or bool((self.scale >= 0).all())
 
-    def squares(self, y: Array) -> Array:
-        return self._back(y, 2)
+
+@dataclass(frozen=True)
+class Taken:
+    """Entries of an axis gathered along an index map."""
+
+    g: IndexMap
+    axis: int
+
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return t.take(self.g.entries, axis=self.axis)
+
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        return fibre_sum(FLOAT, y, self.g, self.axis)
+
+    def positive(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The transpose of a map."""
+
+    inner: Linear
+
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return self.inner.transpose(t, squared=squared)
+
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        return self.inner.apply(y, squared=squared)
+
+    def positive(self) -> bool:
+        return self.inner.positive()
 
 
 @dataclass(frozen=True)
@@ -76,14 +109,15 @@ class Scatter:
     index: Array
     shape: tuple[int, ...]
 
-    def apply(self, t: Array) -> Array:
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
         size = int(np.prod(self.shape, dtype=np.int64))
         return np.bincount(self.index.reshape(-1), t.reshape(-1), size).reshape(self.shape)
 
-    def transpose(self, y: Array) -> Array:
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
         return y.reshape(-1)[self.index]
 
-    squares = transpose
+    def positive(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -94,20 +128,18 @@ class Scale:
     before: tuple[int, ...]
     after: tuple[int, ...]
 
-    def apply(self, t: Array) -> Array:
-        return np.broadcast_to(t * self.factor, self.after)
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return np.broadcast_to(t * _power(self.factor, squared), self.after)
 
-    def _back(self, y: Array) -> Array:
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        y = np.asarray(y * _power(self.factor, squared))
         rank = len(self.after) - len(self.before)
         y = y.sum(axis=tuple(range(rank)))
         over = tuple(i for i, n in enumerate(self.before) if n == 1 and y.shape[i] != 1)
         return np.asarray(y.sum(axis=over, keepdims=True) if over else y)
 
-    def transpose(self, y: Array) -> Array:
-        return self._back(np.asarray(y * self.factor))
-
-    def squares(self, y: Array) -> Array:
-        return self._back(np.asarray(y * np.square(self.factor)))
+    def positive(self) -> bool:
+        return bool((self.factor >= 0).all())
 
 
 @dataclass(frozen=True)
@@ -123,14 +155,48 @@ class Product:
         flat = y.reshape(y.shape[0], -1)
         return np.asarray(flat @ matrix if self.right else matrix @ flat).reshape(shape)
 
-    def apply(self, t: Array) -> Array:
-        return self._times(self.matrix, t, self.after)
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return self._times(_power(self.matrix, squared), t, self.after)
 
-    def transpose(self, y: Array) -> Array:
-        return self._times(self.matrix.T, y, self.before)
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        return self._times(_power(self.matrix, squared).T, y, self.before)
 
-    def squares(self, y: Array) -> Array:
-        return self._times(np.square(self.matrix.T), y, self.before)
+    def positive(self) -> bool:
+        return bool((self.matrix >= 0).all())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One map after another, of which the first only moves entries."""
+
+    first: Linear
+    then: Linear
+
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return self.then.apply(self.first.apply(t), squared=squared)
+
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        return self.first.transpose(self.then.transpose(y, squared=squared))
+
+    def positive(self) -> bool:
+        return self.then.positive()
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """The same entries in another shape."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def apply(self, t: Array, *, squared: bool = False) -> Array:
+        return t.reshape(self.after)
+
+    def transpose(self, y: Array, *, squared: bool = False) -> Array:
+        return y.reshape(self.before)
+
+    def positive(self) -> bool:
+        return True
 
 
 # --- the functions --------------------------------------------------------------------------
@@ -166,9 +232,10 @@ def _along(v: Array, axis: int, rank: int) -> Array:
 
 def _times_along(place: int, args: Sequence[Any], y: Array) -> Linear:
     w, v, axis = args
+    spread = _along(v, axis, w.ndim)
     if place == 0:
-        return Scale(_along(v, axis, w.ndim), w.shape, y.shape)
-    return _Folded(Scale(w, _along(v, axis, w.ndim).shape, y.shape), v.shape)
+        return Scale(spread, w.shape, y.shape)
+    return Chain(Reshaped(v.shape, spread.shape), Scale(w, spread.shape, y.shape))
 
 
 def _over_along(place: int, args: Sequence[Any], y: Array) -> Linear:
@@ -176,24 +243,8 @@ def _over_along(place: int, args: Sequence[Any], y: Array) -> Linear:
     spread = _along(v, axis, w.ndim)
     if place == 0:
         return Scale(1 / spread, w.shape, y.shape)
-    return _Folded(Scale(-w / np.square(spread), spread.shape, y.shape), v.shape)
-
-
-@dataclass(frozen=True)
-class _Folded:
-    """A map of a vector that is first laid along an axis."""
-
-    inner: Scale
-    shape: tuple[int, ...]
-
-    def apply(self, t: Array) -> Array:
-        return self.inner.apply(t.reshape(self.inner.before))
-
-    def transpose(self, y: Array) -> Array:
-        return self.inner.transpose(y).reshape(self.shape)
-
-    def squares(self, y: Array) -> Array:
-        return self.inner.squares(y).reshape(self.shape)
+    lying = Reshaped(v.shape, spread.shape)
+    return Chain(lying, Scale(-w / np.square(spread), spread.shape, y.shape))
 
 
 def _root(place: int, args: Sequence[Any], y: Array) -> Linear:
@@ -213,14 +264,28 @@ def _row_sums(place: int, args: Sequence[Any], y: Array) -> Linear:
     return Scatter(np.broadcast_to(rows, w.shape), y.shape)
 
 
-def _fibre_sum(place: int, args: Sequence[Any], y: Array) -> Linear:
+def _take(place: int, args: Sequence[Any], y: Array) -> Linear:
     _, g, axis = args
-    return Scatter(np.arange(y.size).reshape(y.shape).take(g.entries, axis=axis), y.shape)
+    return Taken(g, axis)
 
 
-def _graft(place: int, args: Sequence[Any], y: Array) -> Linear:
-    """Of what was drawn at random nothing is known."""
-    return _gathered("place", 0, args[:3])
+def _put(place: int, args: Sequence[Any], y: Array) -> Linear:
+    """The entries that are kept; of what was drawn at random nothing is known."""
+    _, g, axis = args[:3]
+    return Turned(Taken(g, axis))
+
+
+def _first(place: int, args: Sequence[Any], y: Array) -> Linear:
+    w, g, axis = args
+    places = np.unique(g.entries, return_index=True)[1]
+    return Taken(IndexMap(places, w.shape[axis]), axis)
+
+
+def _share_out(place: int, args: Sequence[Any], y: Array) -> Linear:
+    w, g, axis, seed = args
+    shares = FUNCTIONS["share_out"].value(FLOAT, np.ones(g.source), g, 0, seed)
+    taken = (*w.shape[: axis % w.ndim], len(g.entries), *w.shape[axis % w.ndim + 1 :])
+    return Chain(Taken(g, axis), Scale(_along(shares, axis, w.ndim), taken, y.shape))
 
 
 def _oppose(place: int, args: Sequence[Any], y: Array) -> Linear:
@@ -237,8 +302,12 @@ _WRITTEN: Mapping[str, Derivative] = {
     "sqrt": _root,
     "matmul": _matmul,
     "row_sums": _row_sums,
-    "fibre_sum": _fibre_sum,
-    "graft": _graft,
+    "take": _take,
+    "place": _put,
+    "fibre_sum": _put,
+    "first": _first,
+    "share_out": _share_out,
+    "graft": _put,
     "oppose": _oppose,
 }
 
@@ -271,19 +340,21 @@ def _gathered(name: str, place: int, args: Sequence[Any]) -> Gather:
     return found
 
 
-def linear_maps(term: Apply, args: Sequence[Any], value: Array) -> dict[int, Linear]:
-    """The map of a function in each of its tensor arguments, at the values they have.
+def linear_maps(
+    term: Apply, args: Sequence[Any], value: Array, places: Sequence[int]
+) -> dict[int, Linear]:
+    """The map of a function in some of its tensor arguments, at the values they have.
 
     Args:
         term: A use of the function.
         args: The values of its arguments.
         value: Its own value.
+        places: Of which arguments.
 
     Raises:
         NoInverse: it neither gathers entries nor is one of those that are written down.
     """
-    places = [i for i, arg in enumerate(term.args) if isinstance(arg, Term)]
     written = _WRITTEN.get(term.function)
     if written is not None:
-        return {i: written(i, args, value) for i in places if i < 2}
+        return {i: written(i, args, value) for i in places}
     return {i: _gathered(term.function, i, args) for i in places}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from archir.ops.arithmetic import Arithmetic, Array
 from archir.weights.making import sizes_of
-from archir.weights.record import Shape, WeightFunction, axis_of, moved, need, whole
-from archir.weights.terms import Apply, Term, references
+from archir.weights.record import Shape, WeightFunction, axis_of, need, whole
 
 
 def _pad_shape(w: Shape, amount: int | tuple[int, ...]) -> Shape:
@@ -33,22 +31,6 @@ def _concat_shape(a: Shape, b: Shape, axis: int) -> Shape:
     rest = (a[:axis] + a[axis + 1 :], b[:axis] + b[axis + 1 :])
     need(len(a) == len(b) and rest[0] == rest[1], f"concat: {a} and {b} along axis {axis}")
     return (*a[:axis], a[axis] + b[axis], *a[axis + 1 :])
-
-
-def _apart(what: str, a: object, b: object) -> None:
-    """Two parts of a term must not read one tensor: its shares would not add up."""
-    paths = [{*references(x)} if isinstance(x, Term) else set() for x in (a, b)]
-    need(not paths[0] & paths[1], f"{what} has no gradient map; `take` makes copies that have one")
-
-
-def _concat_moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-    a, b, axis = args
-    _apart("a tensor joined with itself", a, b)
-    if moments[0] is None and moments[1] is None:
-        return None
-    first = moments[0] if moments[0] is not None else Apply("multiply", (a, 0))
-    second = moments[1] if moments[1] is not None else Apply("multiply", (b, 0))
-    return Apply("concat", (first, second, axis))
 
 
 def _transpose_shape(w: Shape, *order: int) -> Shape:
@@ -82,7 +64,6 @@ MOVING = (
         1,
         _pad_shape,
         _pad,
-        moved("pad"),
     ),
     WeightFunction(
         "concat",
@@ -91,7 +72,6 @@ MOVING = (
         2,
         _concat_shape,
         lambda k, a, b, axis: np.concatenate((a, b), axis=axis),
-        _concat_moment,
     ),
     WeightFunction(
         "transpose",
@@ -100,7 +80,6 @@ MOVING = (
         1,
         _transpose_shape,
         lambda k, w, *order: w.transpose(order),
-        moved("transpose"),
     ),
     WeightFunction(
         "reshape",
@@ -109,7 +88,6 @@ MOVING = (
         1,
         _reshape_shape,
         lambda k, w, *sizes: w.reshape(sizes_of(*sizes)),
-        moved("reshape"),
     ),
     WeightFunction(
         "along",
@@ -118,6 +96,5 @@ MOVING = (
         1,
         _along_shape,
         _along,
-        moved("along"),
     ),
 )

@@ -1,16 +1,13 @@
-"""What a weight function is: its shape rule, its value and its gradient map."""
+"""What a weight function is: its shape rule and its value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from archir.ops.arithmetic import Array
-from archir.weights.terms import Apply, Term
 
 Shape = tuple[int, ...]
-Gradient = Callable[[tuple[Any, ...], tuple[Any, ...], bool], Term | None]
 
 
 class WeightError(Exception):
@@ -23,9 +20,8 @@ class WeightFunction:
 
     The first ``tensors`` arguments are tensors (or numbers, where ``numbers``), the others are
     not. ``shape`` maps the shapes of tensors (other arguments as they are) to the result's;
-    ``gradient`` gets the arguments, the arguments with tensors replaced by their moments (None
-    for constants), and whether the moment is a second one. What is ``inexact`` has a value in
-    floating point alone: no rule that keeps the function may use it.
+    its derivative is in :mod:`archir.weights.linear`. What is ``inexact`` has a value in floating
+    point alone: no rule that keeps the function may use it.
     """
 
     name: str
@@ -34,7 +30,6 @@ class WeightFunction:
     tensors: int
     shape: Callable[..., Shape]
     value: Callable[..., Array]
-    gradient: Gradient | None = None
     numbers: bool = False
     inexact: bool = False
 
@@ -57,12 +52,3 @@ def axis_of(name: str, shape: Shape, axis: int) -> int:
     whole(name, axis)
     need(-len(shape) <= axis < len(shape), f"{name}: no axis {axis} in {shape}")
     return axis % len(shape)
-
-
-def moved(name: str) -> Gradient:
-    """Maps that only move entries have themselves as gradient map."""
-
-    def moment(args: tuple[Any, ...], moments: tuple[Any, ...], squared: bool) -> Term | None:
-        return None if moments[0] is None else Apply(name, (moments[0], *args[1:]))
-
-    return moment

@@ -2,7 +2,7 @@
 
 A term is a tree over the paths of the parent's parameters. Terms compose by substitution, so
 several rewrites become one pass over the weights; they have shapes, values in any number
-system (:mod:`archir.ops.arithmetic`), and gradient maps.
+system (:mod:`archir.ops.arithmetic`), and derivatives (:mod:`archir.weights.tape`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 from archir.ops.arithmetic import Array, Floating, Rational, Residues
 from archir.weights.fibres import ALONG, SEEDED
-from archir.weights.functions import FUNCTIONS, WeightError, evaluate, moment, shape_of
+from archir.weights.functions import FUNCTIONS, WeightError, evaluate, shape_of
 from archir.weights.terms import Apply, IndexMap, Ref, Term
 
 W = Ref("w")
@@ -102,37 +102,6 @@ def test_draws_do_not_depend_on_the_arithmetic() -> None:
     shares = call("share_out", W, G, 0, 9)
     exact, rounded = value(Rational(), shares, w), value(Floating(), shares, values(Floating()))
     assert np.allclose(exact.astype(np.float64), rounded, rtol=1e-15, atol=0)
-
-
-def test_gradients() -> None:
-    """What is new starts at rest; a copy that is read as before has the gradient of all."""
-    k = Floating()
-    m = values(k)
-    mask = np.zeros((6, 5))
-    mask[E.entries] = m
-    for squared in (False, True):
-        graft = moment(call("graft", W, E, 0, 3), squared=squared)
-        assert graft is not None
-        assert (evaluate(graft, k, {"w": m}) == mask).all()
-        shares = moment(call("share_out", W, G, 0, 3), squared=squared)
-        assert shares is not None
-        assert (evaluate(shares, k, {"w": m}) == m[G.entries]).all()
-        opposed = moment(call("oppose", W, IndexMap(np.array([0, 0, 1]), 2), 0, 3), squared=squared)
-        assert opposed == W
-
-
-@pytest.mark.parametrize("squared", [False, True])
-def test_merging_undoes_copying_for_moments_too(squared: bool) -> None:
-    k = Floating()
-    m = values(k)
-    two = IndexMap(np.array([0, 1, 2, 2, 1, 0]), 3)
-    rows = call("first", call("take", W, two, 0), two, 0)
-    columns = call("divide_along", call("take", W, two, 0), call("count", two), 0)
-    for term in (rows, call("fibre_sum", columns, two, 0)):
-        back = moment(term, squared=squared)
-        assert back is not None
-        due = m if not squared or term is rows else m / 2
-        assert np.allclose(evaluate(back, k, {"w": m}), due, rtol=1e-15, atol=0)
 
 
 def test_shapes_are_checked() -> None:

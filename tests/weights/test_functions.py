@@ -1,4 +1,4 @@
-"""Every weight function: shapes, values, and gradient maps against the pseudo-inverse."""
+"""Every weight function: shapes, values, composition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from archir.weights.functions import (
     FUNCTIONS,
     WeightError,
     evaluate,
-    moment,
     shape_of,
 )
 from archir.weights.making import MAX_ENTRIES
@@ -143,9 +142,8 @@ def test_every_function_is_tested() -> None:
         assert all(isinstance(t, Apply) and t.function == name for t in terms)
 
 
-def test_every_function_of_a_tensor_has_a_gradient_or_refuses() -> None:
+def test_every_function_says_what_it_is() -> None:
     for function in FUNCTIONS.values():
-        assert (function.gradient is None) == (function.tensors == 0 or function.inexact)
         assert function.doc.endswith(".")
         assert function.signature.startswith(f"{function.name}(") or function.numbers
 
@@ -177,71 +175,6 @@ def matrix(term: Term, path: str) -> Array:
         one.reshape(-1)[index] = 1
         columns.append(evaluate(term, Floating(), {**held, path: one}).reshape(-1) - offset)
     return np.array(columns).T.reshape(offset.size, zero[path].size)
-
-
-CASES = [(f"{name}{i}", path, t) for name, c in LINEAR.items() for i, (path, t) in enumerate(c)]
-
-
-@pytest.mark.parametrize(("label", "path", "term"), CASES, ids=[c[0] for c in CASES])
-def test_gradient_maps(label: str, path: str, term: Term) -> None:
-    """The transposed pseudo-inverse for first moments, its squares for second ones."""
-    inverse = np.linalg.pinv(matrix(term, path)).T
-    grads = {**{p: np.zeros(s) for p, s in SHAPES.items()}, path: tensors(Floating(), 2)[path]}
-    for squared in (False, True):
-        found = moment(term, squared=squared)
-        assert found is not None
-        coefficients = inverse**2 if squared else inverse
-        wanted = coefficients @ grads[path].reshape(-1)
-        value = evaluate(found, Floating(), grads)
-        assert value.shape == shape_of(term, SHAPES) == shape_of(found, SHAPES), label
-        assert np.allclose(value.reshape(-1), wanted, rtol=1e-12, atol=1e-12)
-
-
-def test_constants_start_at_zero() -> None:
-    for cases in CONSTANT.values():
-        assert all(moment(term) is None for term in cases)
-    assert moment(Statistic("mean", "a", 0, 3)) is None
-    assert moment(call("sqrt", call("add", Statistic("variance", "a", 0, 3), 1e-5))) is None
-    assert moment(call("concat", call("ones", 2), call("zeros", 1), 0)) is None
-
-
-@pytest.mark.parametrize(
-    ("term", "says"),
-    [
-        (call("sqrt", V), "`sqrt` of the parent's tensor"),
-        (call("multiply", V, V), "a product of two"),
-        (call("add", V, call("take", V, H, 0)), "a sum of two"),
-        (call("subtract", V, V), "a difference of two"),
-        (call("divide", 1, V), "a quotient by one"),
-        (call("divide", V, V), "a quotient of two"),
-        (call("concat", M, M, 0), "a tensor joined with itself"),
-        (call("divide_along", W, V, 1), "a vector of the parent along an axis"),
-        (call("multiply_along", call("ones", 4), V, 0), "a vector of the parent along an axis"),
-        (call("matmul", M, call("ones", 3)), "`matmul` of the parent's tensor"),
-        (call("row_sums", W), "`row_sums` of the parent's tensor"),
-    ],
-)
-def test_what_has_no_gradient_map_says_so(term: Term, says: str) -> None:
-    for squared in (False, True):
-        with pytest.raises(WeightError, match=says):
-            moment(term, squared=squared)
-
-
-def test_the_moments_of_widening() -> None:
-    """A replicated row takes dW[g] / n, a divided column keeps dW."""
-    grads = {"m": np.arange(6.0).reshape(2, 3) + 1}
-    g = IndexMap(np.array([0, 1, 2, 2, 2]), 3)
-    columns = call("divide_along", call("take", M, g, 1), call("count", g), 1)
-    found = moment(columns)
-    assert found is not None
-    assert np.allclose(evaluate(found, Floating(), grads), grads["m"][:, g.entries], rtol=1e-15)
-    g = IndexMap(np.array([0, 1, 1]), 2)
-    found, squares = moment(call("take", M, g, 0)), moment(call("take", M, g, 0), squared=True)
-    assert found is not None
-    assert squares is not None
-    shares = np.array([[1.0], [0.5], [0.5]])
-    assert (evaluate(found, Floating(), grads) == grads["m"][g.entries] * shares).all()
-    assert (evaluate(squares, Floating(), grads) == grads["m"][g.entries] * shares**2).all()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_forth_and_back_are_transposed(name: str, seed: int) -> None:
     args = [evaluate(a, FLOAT, held) if isinstance(a, Term) else a for a in term.args]
     value = evaluate(term, FLOAT, held)
     rng = np.random.default_rng(seed)
-    for place, linear in linear_maps(term, args, value).items():
+    places = [place for place, arg in enumerate(term.args) if isinstance(arg, Term)]
+    for place, linear in linear_maps(term, args, value, places).items():
         t, y = rng.standard_normal(args[place].shape), rng.standard_normal(value.shape)
         there, here = linear.apply(t), linear.transpose(y)
         assert there.shape == value.shape
@@ -125,8 +126,12 @@ def test_forth_and_back_are_transposed(name: str, seed: int) -> None:
         columns = [
             linear.apply(np.eye(1, t.size, i).reshape(t.shape)).reshape(-1) for i in range(t.size)
         ]
-        squares = np.square(np.stack(columns, axis=1)).T @ y.reshape(-1)
-        assert np.abs(linear.squares(y).reshape(-1) - squares).max() < 1e-9
+        squares = np.square(np.stack(columns, axis=1))
+        found = linear.transpose(y, squared=True).reshape(-1)
+        assert np.abs(found - squares.T @ y.reshape(-1)).max() < 1e-9
+        found = linear.apply(t, squared=True).reshape(-1)
+        assert np.abs(found - squares @ t.reshape(-1)).max() < 1e-9
+        assert linear.positive() == bool((np.stack(columns) >= 0).all())
 
 
 def test_a_product_of_two_of_the_parents_tensors() -> None:
