@@ -79,12 +79,8 @@ def casting(device: torch.device, precision: Precision) -> AbstractContextManage
 
 
 @contextmanager
-def memory(device: torch.device, kept: str = "") -> Iterator[None]:
+def memory(device: torch.device) -> Iterator[None]:
     """Says in the user's terms that a device has no memory left.
-
-    Args:
-        device: The device.
-        kept: What to say of the work that was done before.
 
     Raises:
         ArchirError: A633.
@@ -95,11 +91,10 @@ def memory(device: torch.device, kept: str = "") -> Iterator[None]:
         full = isinstance(reason, torch.OutOfMemoryError | MemoryError)
         if not full and "can't allocate memory" not in str(reason):  # what torch says on a CPU
             raise
-        hint = "a smaller batch needs less memory"
         raise error(
             "A633",
             f"{device} has not enough memory for this",
-            hint=f"{hint}; {kept}" if kept else hint,
+            hint="a smaller batch needs less memory",
         ) from reason
 
 

@@ -6,18 +6,19 @@ Importing this module needs torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from archir.diag import error
+from archir.diag import ArchirError, error
 from archir.files import cannot_write, writing
 from archir.ir.graph import Graph
 from archir.ir.hash import graph_hash
 from archir.proof.certificate import weights_hash
-from archir.train.checkpoint import Checkpoint, load_checkpoint
 from archir.train.data import Dataset
-from archir.train.logs import BEST, LAST, RUN
+from archir.train.logs import BEST, EVENTS, LAST, RUN
 from archir.train.recipe import TrainConfig
 from archir.weights.store import Weights
 
@@ -26,9 +27,13 @@ RUN_VERSION = 1
 Existing = Literal["refuse", "replace", "resume"]
 
 
+_ENDS = ("A602", "A631", "A633", "A673")
+"""Errors in the midst of a run: a full disk, a loss that is no number, no memory, a user's loss."""
+
+
 def kept_in(run_dir: Path | None) -> str:
-    """What a user is told when a run ends early; empty without a folder."""
-    if run_dir is None:
+    """What a user is told when a run ends early; empty without a checkpoint."""
+    if run_dir is None or not (run_dir / LAST).is_file():
         return ""
     return f"the last good checkpoint is in {run_dir}; --resume goes on from it"
 
@@ -49,45 +54,58 @@ def facts_of(
         "data": dataset.sha256,
         "recipe": config.record(),
         "grow": grow,
-        "teacher": None if teacher is None else weights_hash(*teacher),
+        "teacher": None if teacher is None else [graph_hash(teacher[0]), weights_hash(*teacher)],
     }
 
 
-def opened(
-    run_dir: Path | None, folder: Path | None, facts: Mapping[str, Any], existing: Existing
-) -> Checkpoint | None:
-    """The checkpoint to go on from, if any; else the run folder is started anew.
-
-    Args:
-        run_dir: The run folder.
-        folder: The same, for the process that writes; None for the others.
-        facts: What the run is.
-        existing: What to do with a run that is there.
+def may_resume(run_dir: Path, facts: Mapping[str, Any], existing: Existing) -> bool:
+    """Whether there is a checkpoint to go on from, so that the run is not to be begun.
 
     Raises:
-        ArchirError: A602, the folder cannot be written; A603, it holds a run; A637, its files are
-            damaged; A638, it holds another run.
+        ArchirError: A603, the folder holds a run; A637, its files are damaged; A638, it holds
+            another run.
     """
-    if run_dir is None:
-        return None
     file = run_dir / RUN
     if file.exists() and existing == "refuse":
         raise error(
             "A603", f"{run_dir} holds a run", hint="--resume continues it, --force starts anew"
         )
-    if existing == "resume" and (run_dir / LAST).exists():
-        _same(file, facts)
-        return load_checkpoint(run_dir / LAST)
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in (LAST, BEST):
-                (folder / name).unlink(missing_ok=True)
-        except OSError as reason:
-            raise cannot_write(folder, reason) from reason
-        with writing(file) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
-    return None
+    if existing != "resume" or not (run_dir / LAST).exists():
+        return False
+    _same(file, facts)
+    return True
+
+
+def begun(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Make a run folder, or clear it of the run that it holds.
+
+    Raises:
+        ArchirError: A602, it cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / LAST).unlink(missing_ok=True)  # first: without it there is nothing to resume
+        for old in (run_dir / BEST, *run_dir.glob(EVENTS)):
+            old.unlink(missing_ok=True)
+    except OSError as reason:
+        raise cannot_write(run_dir, reason) from reason
+    with writing(run_dir / RUN) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+@contextmanager
+def keeping(run_dir: Path | None) -> Iterator[None]:
+    """Say in errors that end a run how to go on, where a checkpoint is kept."""
+    try:
+        yield
+    except ArchirError as failure:
+        told = kept_in(run_dir)
+        if not told or failure.diagnostics[0].code not in _ENDS:
+            raise
+        first, *others = failure.diagnostics
+        hint = f"{first.hint}; {told}" if first.hint else told
+        more = replace(first, hint=hint)
+        raise ArchirError(more, *others, status=failure.status) from failure.__cause__
 
 
 def _same(file: Path, facts: Mapping[str, Any]) -> None:

@@ -6,9 +6,10 @@ off; what differs from run to run is in ``timings.jsonl``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
@@ -18,6 +19,8 @@ from archir.files import cannot_write
 
 METRICS, TIMINGS, RUN = "metrics.jsonl", "timings.jsonl", "run.json"
 LAST, BEST = "last.safetensors", "best.safetensors"
+EVENTS = "events.out.tfevents.*"
+"""The files that TensorBoard's writer makes."""
 
 
 class Board(Protocol):
@@ -33,39 +36,59 @@ class Board(Protocol):
 class Logs:
     """The files of a run folder; nothing without a folder."""
 
-    def __init__(
-        self, folder: Path | None, *, kept: int | None = None, tensorboard: bool = False
-    ) -> None:
+    def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
         """Keep where the files are; they are opened on entering.
 
         Args:
-            folder: The run folder, which is there.
-            kept: Bytes of the metrics that stay: where a checkpoint left off; None to start anew.
+            folder: The run folder, which is there on entering.
             tensorboard: Whether to write the numbers for TensorBoard as well.
 
         Raises:
             ArchirError: A622, TensorBoard is wanted and not installed.
         """
-        self.folder, self.kept = folder, kept
-        self.board: Board | None = None
+        self.folder = folder
+        self._kept: int | None = None
+        self._step = 0
         self._files: list[IO[bytes]] = []
-        if tensorboard and folder is not None:
-            self.board = _board(folder)
+        self._board: Board | None = None
+        self._writer = _board_writer() if tensorboard and folder is not None else None
+
+    def goes_on(self, kept: int, step: int) -> None:
+        """Go on with the files that are there.
+
+        Args:
+            kept: Bytes of the metrics that stay: where a checkpoint left off.
+            step: The steps that were done by then.
+        """
+        self._kept, self._step = kept, step
 
     def __enter__(self) -> Self:
         if self.folder is not None:
             try:
-                for name in (METRICS, TIMINGS):
-                    mode = "wb" if self.kept is None else "r+b"
-                    path = self.folder / name
-                    self._files.append(path.open(mode if path.exists() else "wb"))
-                if self.kept is not None:
-                    self._cut(self._files[0], self.kept)
-                    self._files[1].seek(0, os.SEEK_END)
+                self._open(self.folder)
             except OSError as reason:
-                self.__exit__(None, None, None)
+                self._close()
                 raise cannot_write(self.folder, reason) from reason
+            except BaseException:
+                self._close()
+                raise
         return self
+
+    def _open(self, folder: Path) -> None:
+        for name in (METRICS, TIMINGS):
+            path = folder / name
+            old = self._kept is not None and path.exists()
+            self._files.append(path.open("r+b" if old else "wb"))
+        if self._kept is not None:
+            metrics, timings = self._files
+            self._cut(metrics, self._kept)
+            whole = timings.read().rfind(b"\n") + 1  # a full disk may have cut a line short
+            timings.seek(whole)
+            timings.truncate()
+        if self._writer is not None:
+            # numbers of steps after the checkpoint will come again: TensorBoard drops the old ones
+            again = {} if self._kept is None else {"purge_step": self._step + 1}
+            self._board = self._writer(str(folder), **again)
 
     def _cut(self, file: IO[bytes], length: int) -> None:
         """Drop what was logged after the checkpoint: it will be logged again."""
@@ -84,18 +107,22 @@ class Logs:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self._files:
-            file.close()
-        if self.board is not None:
-            self.board.close()
+        self._close()
+
+    def _close(self) -> None:
+        for file in (*self._files, self._board):
+            if file is not None:
+                # what a full disk did not take is tried again here, and was reported
+                with contextlib.suppress(OSError):
+                    file.close()
 
     def metric(self, event: str, entries: Mapping[str, Any]) -> None:
         """Log a line that equal runs share."""
         self._write(0, {"event": event, **entries})
-        if self.board is not None:
+        if self._board is not None:
             for name, value in entries.items():
                 if isinstance(value, float):
-                    self.board.add_scalar(f"{event}/{name}", value, int(entries["step"]))
+                    self._board.add_scalar(f"{event}/{name}", value, int(entries["step"]))
 
     def timing(self, entries: Mapping[str, Any]) -> None:
         """Log a line that is this run's own."""
@@ -118,12 +145,12 @@ class Logs:
             os.fsync(self._files[0].fileno())
         except OSError as reason:
             raise cannot_write(Path(self._files[0].name), reason) from reason
-        if self.board is not None:
-            self.board.flush()
+        if self._board is not None:
+            self._board.flush()
         return self._files[0].tell()
 
 
-def _board(folder: Path) -> Board:
+def _board_writer() -> Callable[..., Board]:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
     except ImportError:
@@ -132,5 +159,5 @@ def _board(folder: Path) -> Board:
             "numbers for TensorBoard need its package, which is not installed",
             hint="pip install 'archir[tensorboard]'",
         ) from None
-    made: Board = SummaryWriter(str(folder))
-    return made
+    found: Callable[..., Board] = SummaryWriter
+    return found

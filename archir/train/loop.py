@@ -28,7 +28,7 @@ from archir.train.distributed import Ranks, ranks
 from archir.train.ema import Ema
 from archir.train.evaluate import Evaluation, run
 from archir.train.feed import DROPOUT, Feed, drawn_seed, generator, order
-from archir.train.folder import Existing, facts_of, kept_in, opened
+from archir.train.folder import Existing, begun, facts_of, keeping, may_resume
 from archir.train.logs import BEST, LAST, Logs
 from archir.train.losses import distillation, make_loss
 from archir.train.optimizers import OptimizerConfig, adjust, freeze_statistics, make_optimizer
@@ -182,27 +182,28 @@ def train(
             raise error(
                 "A632", f"batches of {config.batch_size} cannot be shared by {here.world} processes"
             )
-        folder = run_dir if here.first else None
         if here.first:
             started(here.device)
         if growth is not None:
             growth.begin(*_length(len(dataset.train), config, here)[1:])
         grow = None if growth is None else growth.record()
         facts = facts_of(graph, weights, dataset, config, grow, teacher)
-        saved = opened(run_dir, folder, facts, existing)
+        goes_on = run_dir is not None and here.told(lambda: may_resume(run_dir, facts, existing))
         gpu = [here.device] if here.device.type == "cuda" else []
-        kept = None if saved is None else int(saved.counters["metrics_bytes"])
-        with (
-            Logs(folder, kept=kept, tensorboard=tensorboard) as logs,
-            torch.random.fork_rng(gpu),
-            memory(here.device, kept_in(run_dir)),
-        ):
-            work = _Run(graph, weights, dataset, config, here, growth, teacher, logs)
-            if saved is not None:
+        with torch.random.fork_rng(gpu), keeping(run_dir), memory(here.device):
+            work = _Run(graph, weights, dataset, config, here, growth, teacher)
+            logs = Logs(run_dir if here.first else None, tensorboard=tensorboard)
+            if goes_on and run_dir is not None:
+                saved = load_checkpoint(run_dir / LAST)
                 work.restore(saved)
+                logs.goes_on(saved.counters["metrics_bytes"], work.step)
             else:
                 prepare(work.live)
-            return work.train(progress)
+                if logs.folder is not None:
+                    begun(logs.folder, facts)
+            with logs:
+                work.logs = logs
+                return work.train(progress)
 
 
 def _length(images: int, config: TrainConfig, here: Ranks) -> tuple[int, int, int]:
@@ -234,9 +235,8 @@ class _Run:
         here: Ranks,
         growth: Growth | None,
         teacher: tuple[Graph, Weights] | None,
-        logs: Logs,
     ) -> None:
-        self.config, self.here, self.growth, self.logs = config, here, growth, logs
+        self.config, self.here, self.growth, self.logs = config, here, growth, Logs(None)
         self.device = here.device
         self.feed = Feed(graph, dataset.train, self.device)
         self.validation = Feed(graph, dataset.validation, self.device)
@@ -500,12 +500,10 @@ class _Run:
         return mean
 
     def _astray(self, loss: float) -> None:
-        hint = f"a smaller learning rate than {self.config.lr:g} may help"
-        kept = kept_in(self.logs.folder)
         raise error(
             "A631",
             f"training went astray in epoch {self.epoch} (by step {self.step}): the loss is {loss}",
-            hint=f"{hint}; {kept}" if kept else hint,
+            hint=f"a smaller learning rate than {self.config.lr:g} may help",
         )
 
     def _report(
