@@ -410,7 +410,8 @@ CODES: dict[str, Code] = {
     ),
     "A674": Code(
         "images that cannot be augmented",
-        "Flip, crop and cutout move pixels about, so an image must be [C, H, W].",
+        "Flip, crop and cutout take images [C, H, W] that are larger than `crop` and not smaller "
+        "than `cutout`.",
     ),
     "A680": Code(
         "wrong timetable of growths",

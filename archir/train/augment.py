@@ -40,13 +40,19 @@ class Augmentation:
         """Make sure that images of a shape, without the batch, can be augmented so.
 
         Raises:
-            ArchirError: A674, they are no ``[C, H, W]``.
+            ArchirError: A674, they are no ``[C, H, W]``, or smaller than what is cut away.
         """
-        if (self.flip or self.crop or self.cutout) and len(shape) != 3:
+        if not (self.flip or self.crop or self.cutout):
+            return
+        if len(shape) != 3:
             raise error(
-                "A674",
-                f"flip, crop and cutout take images [C, H, W]; these are {list(shape)}",
+                "A674", f"flip, crop and cutout take images [C, H, W]; these are {list(shape)}"
             )
+        least = min(shape[1:])
+        if self.crop >= least:
+            raise error("A674", f"crop moves images of {list(shape)} by up to {self.crop} pixels")
+        if self.cutout > least:
+            raise error("A674", f"cutout hides {self.cutout} by {self.cutout} of {list(shape)}")
 
     def images(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Crop, flip and cut out, each image for itself.

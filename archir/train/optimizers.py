@@ -168,7 +168,7 @@ def _unmatched(graph: Graph, glob: str) -> Exception:
     paths = list(graph.parameters)
     layers = {path[:i] for path in paths for i, c in enumerate(path) if c == "."}
     close = get_close_matches(glob, [*sorted(layers), *paths], 1)
-    hint = f"did you mean `{close[0]}`?" if close else "`archir show --params` lists the paths"
+    hint = f"did you mean `{close[0]}`?" if close else "`archir show` lists the layers"
     return error("A670", f"no parameter of {graph.name} is named by `{glob}`", hint=hint)
 
 

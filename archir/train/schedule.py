@@ -35,7 +35,7 @@ class Schedule:
     floor: float = 0.0
     """The lowest rate of ``cosine`` and ``sgdr``, as a factor of the base rate."""
     cycle: float = 10.0
-    """Epochs from the start to the first restart of ``sgdr``: T_0."""
+    """Epochs from the start to the first restart of ``sgdr``, T_0; at least a step."""
     cycle_factor: float = 2.0
     """How much longer each cycle of ``sgdr`` is than the last one, at least 1: T_mult."""
     peak: float = 0.3
@@ -74,7 +74,7 @@ class Schedule:
         warm = self._warm(per_epoch)
         if step < warm:
             rising = self.warmup_start + (1 - self.warmup_start) * step / warm
-            return rising * self._rate(0, per_epoch, steps - warm)
+            return rising * self._rate(0, per_epoch, max(steps - warm, 1))
         return self._rate(step - warm, per_epoch, steps - warm)
 
     def momentum(self, step: int, per_epoch: int, steps: int) -> float | None:
@@ -83,7 +83,7 @@ class Schedule:
             return None
         warm = self._warm(per_epoch)
         low, high = self.base_momentum, self.max_momentum
-        return self._onecycle(max(step - warm, 0), steps - warm, high, low, high)
+        return self._onecycle(max(step - warm, 0), max(steps - warm, 1), high, low, high)
 
     def _warm(self, per_epoch: int) -> int:
         """How many steps the warmup takes."""
@@ -91,9 +91,9 @@ class Schedule:
 
     def _rate(self, step: int, per_epoch: int, steps: int) -> float:
         if self.kind == "cosine":
-            return self._falling(step, max(steps, 1))
+            return self._falling(step, steps)
         if self.kind == "sgdr":
-            return self._falling(*self._cycle(step, self.cycle * per_epoch))
+            return self._falling(*self._cycle(step, max(self.cycle * per_epoch, 1)))
         if self.kind == "onecycle":
             low = 1 / self.div_factor
             return self._onecycle(step, steps, low, 1.0, low / self.final_div_factor)

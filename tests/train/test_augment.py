@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -196,20 +195,24 @@ def test_mixup_by_hand(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "act",
+    ("made", "shape", "said"),
     [
-        lambda: Augmentation(flip=True).check((64,)),
-        lambda: Augmentation(crop=1).check((8, 8)),
-        lambda: Augmentation(cutout=1).check((1, 2, 8, 8)),
+        (Augmentation(flip=True), (64,), "[C, H, W]; these are [64]"),
+        (Augmentation(crop=1), (8, 8), "[C, H, W]"),
+        (Augmentation(cutout=1), (1, 2, 8, 8), "[C, H, W]"),
+        (Augmentation(crop=8), (3, 8, 9), "by up to 8 pixels"),
+        (Augmentation(cutout=9), (3, 9, 8), "hides 9 by 9 of [3, 9, 8]"),
     ],
 )
-def test_what_are_no_images(act: Callable[[], None]) -> None:
-    with pytest.raises(ArchirError, match=r"\[C, H, W\]") as caught:
-        act()
-    assert caught.value.diagnostics[0].code == "A674"
+def test_what_cannot_be_augmented(made: Augmentation, shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ArchirError) as caught:
+        made.check(shape)
+    (found,) = caught.value.diagnostics
+    assert found.code == "A674"
+    assert said in found.message
     assert caught.value.status == BAD_INPUT
 
 
 def test_what_can_be_augmented() -> None:
-    Augmentation(flip=True, crop=4, cutout=99).check((3, 8, 8))
+    Augmentation(flip=True, crop=7, cutout=8).check((3, 8, 8))
     Augmentation(mixup=1.0).check((64,))

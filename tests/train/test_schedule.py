@@ -178,6 +178,21 @@ def test_half_an_epoch_of_warmup() -> None:
     assert rates(schedule, 8, 10) == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("kind", ["constant", "cosine", "sgdr", "onecycle"])
+def test_nothing_but_warmup(kind: Any) -> None:
+    schedule = Schedule(kind, warmup=0.9, warmup_start=0.5)
+    top = Schedule(kind).rate(0, 3, 1)
+    wanted = [top * (0.5 + 0.5 * step / 3) for step in range(3)]
+    found = rates(schedule, 3, 3)
+    assert all(abs(a - b) <= BOUND for a, b in zip(found, wanted, strict=True))
+    assert len({schedule.momentum(step, 3, 3) for step in range(3)}) == 1
+
+
+def test_a_cycle_has_a_step() -> None:
+    assert rates(Schedule("sgdr", cycle=1e-6, cycle_factor=1), 3, 5) == [1.0] * 5
+    assert rates(Schedule("sgdr", cycle=1e-6), 3, 4) == [1.0, 1.0, 0.5, 1.0]
+
+
 def test_a_recipe_says_it() -> None:
     config = TrainConfig(
         lr=0.2,
