@@ -389,6 +389,31 @@ CODES: dict[str, Code] = {
         "A picture holds so many boxes or edges at most as can be read and laid out. `--depth N` "
         "draws the blocks below a level as one box each; without `--all` repeats are drawn once.",
     ),
+    "A660": Code(
+        "data that is not here",
+        "A published data set is looked for in the folder that ARCHIR_DATA names and in archir's "
+        "cache. `--download` fetches it; nothing is fetched without it.",
+    ),
+    "A661": Code(
+        "data that cannot be fetched",
+        "There is no connection, the server does not answer, or what it sent is not the published "
+        "file by its MD5. Nothing was put in place.",
+    ),
+    "A662": Code(
+        "an image that cannot be decoded",
+        "A file of a folder of images is damaged, no image, or so large, as it is or resized, "
+        "that it would fill the memory.",
+    ),
+    "A663": Code(
+        "a folder that is laid out otherwise",
+        "A folder of images holds a folder for each class, or `train` and `val` or `test` that do "
+        "and agree in their classes. One that holds several published sets does not say which.",
+    ),
+    "A664": Code(
+        "the size of images is missing",
+        "Images of a folder are resized to what the network takes: [N, 3, H, W], or [N, 1, H, W] "
+        "for grey ones, with numbers for H and W. In Python `size` says it.",
+    ),
     "A670": Code(
         "a glob that names nothing",
         "`freeze` and `rates` take globs over the paths of parameters and layers; one that "
@@ -422,31 +447,6 @@ CODES: dict[str, Code] = {
         "a growth out of order, or beyond the run",
         "Growths stand in the order in which they come, and each comes before a step of the run. "
         "Steps are counted from 0, epochs from 1; the message says how many there are.",
-    ),
-    "A660": Code(
-        "data that is not here",
-        "A published data set is looked for in the folder that ARCHIR_DATA names and in archir's "
-        "cache. `--download` fetches it; nothing is fetched without it.",
-    ),
-    "A661": Code(
-        "data that cannot be fetched",
-        "There is no connection, the server does not answer, or what it sent is not the published "
-        "file by its MD5. Nothing was put in place.",
-    ),
-    "A662": Code(
-        "an image that cannot be decoded",
-        "A file of a folder of images is damaged, no image, or so large, as it is or resized, "
-        "that it would fill the memory.",
-    ),
-    "A663": Code(
-        "a folder that is laid out otherwise",
-        "A folder of images holds a folder for each class, or `train` and `val` or `test` that do "
-        "and agree in their classes. One that holds several published sets does not say which.",
-    ),
-    "A664": Code(
-        "the size of images is missing",
-        "Images of a folder are resized to what the network takes: [N, 3, H, W], or [N, 1, H, W] "
-        "for grey ones, with numbers for H and W. In Python `size` says it.",
     ),
     "A690": Code(
         "out of memory",
