@@ -18,7 +18,7 @@ from archir.ir.graph import Graph
 from archir.ir.hash import graph_hash
 from archir.proof.certificate import weights_hash
 from archir.train.data import Dataset
-from archir.train.logs import BEST, EVENTS, LAST, RUN
+from archir.train.logs import BEST, EVENTS, LAST, RUN, kept_in
 from archir.train.recipe import TrainConfig
 from archir.weights.store import Weights
 
@@ -29,13 +29,6 @@ Existing = Literal["refuse", "replace", "resume"]
 
 _ENDS = ("A602", "A631", "A633", "A673")
 """Errors in the midst of a run: a full disk, a loss that is no number, no memory, a user's loss."""
-
-
-def kept_in(run_dir: Path | None) -> str:
-    """What a user is told when a run ends early; empty without a checkpoint."""
-    if run_dir is None or not (run_dir / LAST).is_file():
-        return ""
-    return f"the last good checkpoint is in {run_dir}; --resume goes on from it"
 
 
 def facts_of(

@@ -182,13 +182,13 @@ def train(
             raise error(
                 "A632", f"batches of {config.batch_size} cannot be shared by {here.world} processes"
             )
-        if here.first:
-            started(here.device)
         if growth is not None:
             growth.begin(*_length(len(dataset.train), config, here)[1:])
         grow = None if growth is None else growth.record()
         facts = facts_of(graph, weights, dataset, config, grow, teacher)
         goes_on = run_dir is not None and here.told(lambda: may_resume(run_dir, facts, existing))
+        if here.first:
+            started(here.device)
         gpu = [here.device] if here.device.type == "cuda" else []
         with torch.random.fork_rng(gpu), keeping(run_dir), memory(here.device):
             work = _Run(graph, weights, dataset, config, here, growth, teacher)
