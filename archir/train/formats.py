@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle  # for the published CIFAR files alone, through a closed list of names
 import pickletools
 import zlib
@@ -70,23 +71,20 @@ def read_idx(path: Path, inner: Sequence[int]) -> NDArray[np.uint8]:
         raw.seek(0)
         with gzip.open(raw) if packed else raw as file:
             head = file.read(4 * (2 + len(inner)))
-            numbers = np.frombuffer(head[: len(head) // 4 * 4], ">u4").tolist()
-            if numbers[:1] != [0x0801 + len(inner)]:
-                wanted = "bytes " + "x".join(["N", *map(str, inner)])
+            wanted = f"bytes [{', '.join(['N', *map(str, inner)])}]"
+            if not head.startswith(bytes((0, 0, 8, 1 + len(inner)))) or len(head) % 4:
                 raise ValueError(f"it is no IDX file of {wanted}")
-            if numbers[2:] != list(inner):
-                found = ", ".join(map(str, numbers[1:]))
-                raise ValueError(
-                    f"it has the shape [{found}], expected [N, {', '.join(map(str, inner))}]"
-                )
-            size = int(np.prod([numbers[1], *inner], dtype=object))
+            count, *sides = np.frombuffer(head[4:], ">u4").tolist()
+            if sides != list(inner):
+                raise ValueError(f"it has the shape {[count, *sides]}, expected {wanted}")
+            size = count * math.prod(inner)
             if size > MOST:
                 raise ValueError(f"its header speaks of {size:,} bytes")
             content = file.read(size + 1)
             if len(content) != size:
                 what = "less" if len(content) < size else "more"
                 raise ValueError(f"it holds {what} than the {size:,} bytes that its header states")
-            return np.frombuffer(content, np.uint8).reshape(numbers[1], *inner)
+            return np.frombuffer(content, np.uint8).reshape(count, *inner)
 
 
 # ----- batches, the format of CIFAR

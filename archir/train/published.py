@@ -263,6 +263,8 @@ def _house_numbers(path: Path) -> Batch:
     found = read_mat(path, ("X", "y"))
     x, y = found["X"], found["y"].reshape(-1)
     with reading(path):
+        if y.dtype.kind not in "iu":
+            raise ValueError(f"`y` is {y.dtype}, expected integers")
         if x.dtype != np.uint8 or x.shape != (32, 32, 3, len(y)):
             raise ValueError(f"`X` is {x.dtype}{list(x.shape)} for {len(y)} labels")
         return np.ascontiguousarray(x.transpose(3, 2, 0, 1)), np.where(y == 10, 0, y)
