@@ -97,55 +97,118 @@ class Checkpoint:
         """The tensors of a kind, by path."""
         return {k.removeprefix(prefix): a for k, a in self.arrays.items() if k.startswith(prefix)}
 
+    def checked_counters(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The counters, all there and of the kinds that ``own`` are, those of a new run.
+
+        A list of one mapping in ``own`` stands for any number of such.
+
+        Raises:
+            ArchirError: A637, the file is damaged.
+        """
+        for name, value in own.items():
+            if not _alike(self.counters.get(name), value):
+                raise self.unfit(f"its entry `{name}` is missing or damaged")
+        return {name: self.counters[name] for name in own}
+
+    def unfit(self, what: str) -> ArchirError:
+        """The error of a checkpoint that cannot be used."""
+        return error(
+            "A637",
+            f"{self.path} is no checkpoint of this run: {what}",
+            hint="start anew with --force",
+        )
+
     def restore(self, live: Live) -> None:
         """Put everything back in place.
 
         Raises:
-            ArchirError: A637, the checkpoint is of another network or optimizer.
+            ArchirError: A637, the checkpoint is damaged, or of another network or optimizer.
         """
-        _put(self.path, live.module, live.graph, self.under(WEIGHTS))
+        self._put(live.module, live.graph, self.under(WEIGHTS))
         if live.ema is not None:
-            _put(self.path, live.ema.module, live.graph, self.under(EMA))
-        slots = {k for k in self.arrays if not k.startswith((WEIGHTS, EMA))}
+            self._put(live.ema.module, live.graph, self.under(EMA))
         for path, parameter in live.optimized():
-            state: dict[str, Any] = {}
-            for key in sorted(k for k in slots if k.partition("/")[2] == path):
-                slot, stored = key.partition("/")[0], torch.from_numpy(self.arrays[key].copy())
-                if slot == "step":
-                    state[slot] = stored
-                    continue
-                if stored.shape != parameter.shape:
-                    raise _unfit(self.path, f"{key} has the shape {list(stored.shape)}")
-                kept = stored.to(parameter.device, parameter.dtype)
-                state[slot] = torch.empty_like(parameter).copy_(kept)
+            state = self._state(path, parameter, live.optimizer)
             if state:
                 live.optimizer.state[parameter] = state
+        scaler = live.scaler.state_dict()
+        if not _alike(self.counters.get("scaler"), scaler):
+            raise self.unfit("its entry `scaler` is missing or damaged")
         live.scaler.load_state_dict(dict(self.counters["scaler"]))
 
+    def _put(self, module: torch.nn.Module, graph: Graph, weights: Mapping[str, Array]) -> None:
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for path in graph.parameters:
+            stored = weights.get(path)
+            if stored is None or path not in own or tuple(own[path].shape) != stored.shape:
+                raise self.unfit(f"`{path}` is missing or of another shape")
+            with torch.no_grad():
+                own[path].copy_(torch.from_numpy(stored.copy()))
 
-def _put(file: Path, module: torch.nn.Module, graph: Graph, weights: Mapping[str, Array]) -> None:
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for path in graph.parameters:
-        stored = weights.get(path)
-        if stored is None or path not in own or tuple(own[path].shape) != stored.shape:
-            raise _unfit(file, f"`{path}` is missing or of another shape")
-        with torch.no_grad():
-            own[path].copy_(torch.from_numpy(stored.copy()))
+    def _state(
+        self, path: str, parameter: torch.Tensor, optimizer: torch.optim.Optimizer
+    ) -> dict[str, torch.Tensor]:
+        """What an optimizer keeps of a parameter: nothing before its first step, else all."""
+        slots = SLOTS[type(optimizer)]
+        found = {s: self.arrays[f"{s}/{path}"] for s in slots if f"{s}/{path}" in self.arrays}
+        if found and len(found) < len(slots):
+            raise self.unfit(f"the optimizer's state of `{path}` is not whole")
+        state: dict[str, torch.Tensor] = {}
+        for slot, array in found.items():
+            stored = torch.from_numpy(array.copy())
+            if slot == "step":  # on the CPU, wherever the parameter lies
+                if stored.shape != () or not stored >= 0:
+                    raise self.unfit(f"{slot}/{path} is no number of steps")
+                state[slot] = stored.float()
+                continue
+            if stored.shape != parameter.shape:
+                raise self.unfit(f"{slot}/{path} has the shape {list(stored.shape)}")
+            # laid out as the parameter is, which is how torch would have made it
+            state[slot] = torch.empty_like(parameter).copy_(stored)
+        return state
 
 
-def _unfit(file: Path, what: str) -> ArchirError:
-    return error("A637", f"{file} is no checkpoint of this run: {what}")
+SLOTS: Mapping[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
+"""What each optimizer keeps of a parameter."""
+
+
+def _alike(stored: object, own: object) -> bool:
+    """Whether JSON values are of one kind, down to their entries."""
+    if isinstance(own, dict):
+        return (
+            isinstance(stored, dict)
+            and stored.keys() == own.keys()
+            and all(_alike(stored[k], own[k]) for k in own)
+        )
+    if isinstance(own, list):
+        if not isinstance(stored, list):
+            return False
+        if own and isinstance(own[0], dict):
+            return all(_alike(entry, own[0]) for entry in stored)
+        return len(stored) == len(own) and all(map(_alike, stored, own))
+    if isinstance(own, float):
+        return isinstance(stored, int | float) and not isinstance(stored, bool)
+    return type(stored) is type(own)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        ArchirError: A601 or A610, it cannot be read; A637, it is no checkpoint.
+        ArchirError: A601, it cannot be read; A637, it is damaged or no checkpoint.
     """
-    arrays = load_weights(path)
+    arrays: Weights = {}
     try:
+        arrays = load_weights(path)
         counters = json.loads(load_metadata(path)[_KEY])
+    except ArchirError as failure:
+        found = failure.diagnostics[0]
+        if found.code == "A601":
+            raise
+        raise error("A637", found.message, hint="start anew with --force") from None
     except (KeyError, ValueError, RecursionError):
         counters = None
     if not isinstance(counters, dict):

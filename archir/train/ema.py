@@ -21,7 +21,8 @@ class Ema:
         self._bind(module)
 
     def _bind(self, module: torch.nn.Module) -> None:
-        self._from: list[torch.Tensor] = [p.detach() for p in module.parameters()]
+        # the parameters themselves: what they hold may move, to another memory format for one
+        self._from: list[torch.Tensor] = list(module.parameters())
         self._to: list[torch.Tensor] = list(self.module.parameters())
         self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
 

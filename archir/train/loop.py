@@ -224,6 +224,9 @@ class _Best:
     weights: Weights | None = None
     written: bool = False
 
+    def named(self) -> list[Any]:
+        return [self.accuracy, self.epoch, self.stage]
+
 
 class _Run:
     def __init__(
@@ -274,18 +277,30 @@ class _Run:
         self.runner = torch.compile(runner) if self.config.compile else runner
 
     def restore(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint."""
-        found = saved.counters
-        self.stage = int(found["stage"])
+        """Go on from a checkpoint.
+
+        Raises:
+            ArchirError: A637, it is damaged, or of another network or optimizer.
+        """
+        line = Epoch(0, 0, 0.0, 0.0, 0.0, 0.0)
+        found = saved.checked_counters({**self._counters(0), "history": [asdict(line)]})
+        history = [Epoch(**line) for line in found["history"]]
+        step, epoch, done = (found[k] for k in ("step", "epoch", "done"))
+        if not (
+            step == (epoch - 1) * self.per_epoch + done
+            and 0 <= done < self.per_epoch
+            and 0 <= len(history) == epoch - 1 <= self.config.epochs
+            and min(found["stage"], found["since"], found["metrics_bytes"]) >= 0
+        ):
+            raise saved.unfit("its counters do not agree")
+        self.stage = found["stage"]
         if self.stage and self.growth is not None:
             self._adopt(self.growth.restored(self.live, self.stage, saved.path.parent))
         saved.restore(self.live)
-        self.step, self.epoch, self.done = (int(found[k]) for k in ("step", "epoch", "done"))
-        self.total.fill_(float(found["total"]))
-        recent, self.since = found["recent"]
-        self.recent.fill_(float(recent))
-        self.history = [Epoch(**line) for line in found["history"]]
-        self.best = _Best(*found["best"])
+        self.step, self.epoch, self.done, self.since = step, epoch, done, found["since"]
+        self.total.fill_(found["total"])
+        self.recent.fill_(found["recent"])
+        self.history, self.best = history, _Best(*found["best"])
 
     # --- the run --------------------------------------------------------------------------------
 
@@ -428,23 +443,26 @@ class _Run:
         if not self.live.is_finite():
             self._astray(math.nan)
         best = self.best
-        named = [best.accuracy, best.epoch, best.stage]
         if best.weights is not None and not best.written:
-            save_weights_alone(folder / BEST, best.weights, {"best": named})
+            save_weights_alone(folder / BEST, best.weights, {"best": best.named()})
             best.written = True
-        counters = {
+        save_checkpoint(folder / LAST, self.live, self._counters(self.logs.settled()))
+        self.saved = time.perf_counter()
+
+    def _counters(self, metrics_bytes: int) -> dict[str, Any]:
+        """Where the run stands, as JSON values."""
+        return {
             "step": self.step,
             "epoch": self.epoch,
             "done": self.done,
             "stage": self.stage,
             "total": float(self.total),
-            "recent": [float(self.recent), self.since],
+            "recent": float(self.recent),
+            "since": self.since,
             "history": [asdict(line) for line in self.history],
-            "best": named,
-            "metrics_bytes": self.logs.settled(),
+            "best": self.best.named(),
+            "metrics_bytes": metrics_bytes,
         }
-        save_checkpoint(folder / LAST, self.live, counters)
-        self.saved = time.perf_counter()
 
     def _result(self, seconds: float) -> TrainResult:
         assert self.scored is not None
