@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from archir.train.data import (
     normalisation,
     normalise,
 )
-from archir.train.published import CIFAR10_CLASSES, DATA_FOLDER
+from archir.train.published import CACHE_FOLDER, CIFAR10_CLASSES, DATA_FOLDER
 
 from .nets import Net, small
 
@@ -98,6 +100,18 @@ def test_the_hash_sees_a_label_and_a_pixel(tmp_path: Path) -> None:
     assert len({first, second, third}) == 3
 
 
+def test_images_without_pixels(tmp_path: Path) -> None:
+    data = load_data(saved(tmp_path, x=np.ones((20, 0)), y=np.arange(20) % 2))
+    assert data.shape == (0,)
+
+
+def test_reading_data_imports_no_torch() -> None:
+    code = "import sys; from archir.train.data import load_data; load_data('digits')"
+    code += "; print(*sorted({'torch', 'torchvision', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     found = refused(lambda: load_data("digits"))
@@ -159,6 +173,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"x": np.ones(4), "y": np.zeros(4, int)}, "float64[4] for 4 labels"),
     ({"x": np.ones((4, 2), np.uint16), "y": np.zeros(4, int)}, "uint16"),
     ({"x": np.full((4, 2), np.nan), "y": np.zeros(4, int)}, "not finite"),
+    ({"x": np.full((4, 2), 1e300), "y": np.zeros(4, int)}, "not finite as float32"),
+    ({"x": np.ones((4, 2)), "y": np.array([0, 1, 0, 10**9])}, "holds the class 1000000000"),
+    ({"x": np.ones((4, 2)), "y": np.full(4, 2**64 - 1, np.uint64)}, "the class 184467440737095"),
+    ({"x": np.ones((9, 2)), "y": np.arange(9), "classes": np.arange(10**5 + 1)}, "names 100,001"),
     ({"x": np.ones((4, 2)), "y": np.array([0, 1, -1, 0])}, "holds the class -1"),
     ({"x": np.ones((1, 2)), "y": np.zeros(1, int)}, "too few images"),
     ({"x": np.ones((9, 2)), "y": np.arange(9), "classes": np.array(["a"])}, "names 1 classes"),
@@ -193,6 +211,57 @@ def test_an_npz_that_is_none(tmp_path: Path, kind: str) -> None:
     content = {"damaged": b"PK\x03\x04 and no more", "empty": b"", "npy": npy.getvalue()}
     (tmp_path / "data.npz").write_bytes(content.get(kind, pickle.dumps({"x": 1})))
     assert refused(lambda: load_data(str(tmp_path / "data.npz"))).code == "A621"
+
+
+def npy(shape: tuple[int, ...], kind: str, content: bytes, version: bytes = b"\1\0") -> bytes:
+    """A file of NumPy's whose header says what it likes."""
+    head = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY" + version + len(head).to_bytes(2, "little") + head + content
+
+
+HOSTILE: list[tuple[str, bytes, str]] = [
+    ("boastful", npy((10**12, 4), "<f8", b""), "another size"),
+    ("more than it says", npy((2, 1), "<f8", bytes(99)), "another size"),
+    ("of nothing", npy((10**15,), "<U0", b""), "not of numbers or text"),
+    ("of objects", npy((1,), "|O", pickle.dumps([1])), "not of numbers or text"),
+    ("of records", npy((1,), "[('a', '<f8')]", bytes(8)), "cannot read"),
+    ("of a negative size", npy((-1, 2), "<f8", b""), "another size"),
+    ("no npy", b"no npy at all", "magic string is not correct"),
+    ("of a version to come", npy((1, 1), "<f8", bytes(8), b"\x09\0"), "version"),
+    ("of a header that is code", b"\x93NUMPY\1\0\x0a\0exit()    \n", "cannot read"),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE]
+)
+@pytest.mark.parametrize("name", ["x", "y", "classes"])
+def test_an_npz_made_to_harm(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    path = saved(tmp_path, **{k: v for k, v in arrays().items() if k != name})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", content)
+    found = refused(lambda: load_data(path))
+    assert found.code == "A621"
+    assert says in found.message
+
+
+def test_an_npz_that_is_packed_too_tightly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archir.train.sources.MOST", 1 << 20)
+    path = str(tmp_path / "data.npz")
+    np.savez_compressed(path, x=np.zeros((4000, 300), np.uint8), y=np.arange(4000) % 2)
+    found = refused(lambda: load_data(path))
+    assert found.code == "A621"
+    assert "x.npy unpacks to 1,200,128 bytes" in found.message
+    rough = np.random.default_rng(0).integers(0, 2, (4000, 300), np.uint8)
+    np.savez_compressed(path, x=rough, y=np.arange(4000) % 2)
+    assert len(load_data(path).train) == 2800
+
+
+def test_arrays_of_other_names_are_not_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, **arrays())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.npy", b"not an array")
+    assert len(load_data(path).test) == 8
 
 
 @pytest.mark.parametrize("name", ["digit", "nowhere.npz", "nowhere/", "", "http://x/y.npz"])
@@ -237,6 +306,7 @@ def test_cifar10_folder(tmp_path: Path, binary: bool, inside: bool) -> None:
 
 def test_cifar10_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DATA_FOLDER, raising=False)
+    monkeypatch.setenv(CACHE_FOLDER, str(tmp_path / "cache"))
     assert DATA_FOLDER in refused(lambda: load_data("cifar10")).hint
     write_cifar(tmp_path / "cifar-10-batches-py", binary=False)
     monkeypatch.setenv(DATA_FOLDER, str(tmp_path))
