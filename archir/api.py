@@ -12,7 +12,7 @@ import numpy as np
 
 from archir.diag import ArchirError, error
 from archir.exporting import export
-from archir.files import check_target, read_source, writing_all
+from archir.files import read_source
 from archir.ir.check import check
 from archir.ir.graph import Graph, Value
 from archir.ir.types import AttrValue
@@ -37,9 +37,10 @@ from archir.rewrite.library import Library, find_rule, installed, read_rule_file
 from archir.rewrite.plan import Plan, apply_terms, compose_terms
 from archir.rewrite.rule import Rule
 from archir.rewrite.sites import Planner, Site, looks_at_weights
+from archir.saving import certificate_path, check_output, save, weights_path
 from archir.target import backends
 from archir.weights.init import constants_of, init_weights
-from archir.weights.store import Weights, check_weights, load_weights, save_weights
+from archir.weights.store import Weights, check_weights, load_weights
 from archir.weights.terms import Statistic, Term
 
 if TYPE_CHECKING:
@@ -228,35 +229,22 @@ class Network:
             self.certificate, self.program, self.weights, self.lineage, self.ops, progress
         )
 
-    def save(self, path: str | Path, *, force: bool = False) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        beside: Mapping[Path, Callable[[Path], None]] | None = None,
+    ) -> Path:
         """Write text, weights, certificate and lineage; none replaces a file without ``force``.
 
-        All are whole on the disk before the first is put in place, the text last.
+        All are whole on the disk before the first is put in place, the text last. ``beside`` are
+        other files that belong to it, and what writes each at a path that it is handed.
 
         Raises:
             ArchirError: A602, A603.
         """
-        target = check_name(Path(path))
-        wanted = {
-            weights_path(target): self.weights is not None,
-            certificate_path(target): bool(self.certificate.steps),
-            target: True,
-        }
-        files = [file for file, is_wanted in wanted.items() if is_wanted]
-        stale = [file for file, is_wanted in wanted.items() if not is_wanted and file.exists()]
-        for file in (*files, *stale):
-            check_target(file, force=force)
-        if self.certificate.steps:
-            self.lineage.save(self.certificate, folder_of(target))
-        with writing_all(files, force=force, stale=stale) as temporaries:
-            made = dict(zip(files, temporaries, strict=True))
-            if self.weights is not None:
-                save_weights(made[weights_path(target)], dict(self.weights), {})
-            if self.certificate.steps:
-                certificate = self.certificate.to_json()
-                made[certificate_path(target)].write_text(certificate, encoding="utf-8")
-            made[target].write_text(self.text, encoding="utf-8")
-        return target
+        return save(self, Path(path), force=force, beside=beside)
 
     def to_torch(self) -> torch.fx.GraphModule:
         """The network as a ``torch.fx.GraphModule`` whose state_dict keys are the paths.
@@ -290,42 +278,6 @@ def no_weights(path: Path | None) -> ArchirError:
         f"the network has no weights ({name} does not exist)",
         hint="`archir train`, `archir weights init`, or --init SEED",
     )
-
-
-def check_name(path: Path) -> Path:
-    """A path for a network's text, once it is sure that its other files get names of their own.
-
-    Raises:
-        ArchirError: A602, it does not end in ``.arch``.
-    """
-    if path.suffix == ".arch":
-        return path
-    raise error(
-        "A602",
-        f"cannot write {path}: a network's file ends in .arch",
-        hint=f"{path}.arch; its weights and its certificate are put beside it",
-    )
-
-
-def check_output(path: Path, *, force: bool) -> Path:
-    """Make sure, before any work is done, that a network may be saved at a path.
-
-    Raises:
-        ArchirError: A602, A603.
-    """
-    for file in (check_name(path), weights_path(path), certificate_path(path)):
-        check_target(file, force=force)
-    return path
-
-
-def weights_path(path: Path) -> Path:
-    """Where the weights of a network's file are by default."""
-    return path.with_suffix(".safetensors")
-
-
-def certificate_path(path: Path) -> Path:
-    """Where the certificate of a network's file is."""
-    return path.with_suffix(".cert.json")
 
 
 def frozen(weights: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -447,6 +399,7 @@ def rewrite(
     unproved: bool = False,
     approximate: bool = False,
     report: Callable[[str], None] = lambda _: None,
+    record: Callable[[Rewritten], Mapping[str, Any]] = lambda _: {},
 ) -> Rewritten:
     """Apply rules, all or none: plan, check exactly, move the weights, measure the drift.
 
@@ -459,6 +412,7 @@ def rewrite(
         unproved: Whether rules without a verdict may run.
         approximate: Whether rules may run where the weights are not as they assume.
         report: Called with a line about each step of the work.
+        record: Called with what was done; what it gives is written in the certificate's step.
 
     Raises:
         ArchirError: A30x (does not apply), A31x (limits, verdict), A40x (a check failed).
@@ -481,7 +435,13 @@ def rewrite(
             weights = work.settle() if plan.unread or plan.repeated or plan.assumed else None
             apart = assured(plan, weights, approximate=approximate)
             _use(network, work, plan, _in_short(verdict, plan), calibration, apart)
-    return _finished(network, work)
+    done = _finished(network, work)
+    facts = {
+        "uses": [use.facts() for use in done.uses],
+        "drift": None if done.drift is None else asdict(done.drift),
+        **record(done),
+    }
+    return replace(done, network=done.network.stepped("rewrite", facts))
 
 
 def _within(found: Cost, limits: Mapping[str, int]) -> None:
@@ -549,6 +509,7 @@ def _use(
 
 
 def _finished(network: Network, work: _Progress) -> Rewritten:
+    """What was done, with the new network, whose certificate has no step on it yet."""
     before, after = network.cost(), cost(work.graph, network.ops)
     weights = work.settle()
     program = revise(network.program, work.graph, network.ops)
@@ -577,11 +538,7 @@ def _finished(network: Network, work: _Progress) -> Rewritten:
         lineage=start.lineage.with_parent(network.text, network.weights, digest),
         path=None,
     )
-    facts = {
-        "uses": [u.facts() for u in work.uses],
-        "drift": None if drift is None else asdict(drift),
-    }
-    return Rewritten(made.stepped("rewrite", facts), tuple(work.uses), drift, before, after)
+    return Rewritten(made, tuple(work.uses), drift, before, after)
 
 
 __all__ = [
@@ -589,7 +546,10 @@ __all__ = [
     "Calibration",
     "Network",
     "Rewritten",
+    "certificate_path",
+    "check_output",
     "library",
     "load",
     "rewrite",
+    "weights_path",
 ]

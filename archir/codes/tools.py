@@ -448,6 +448,31 @@ CODES: dict[str, Code] = {
         "Growths stand in the order in which they come, and each comes before a step of the run. "
         "Steps are counted from 0, epochs from 1; the message says how many there are.",
     ),
+    "A650": Code(
+        "an optimizer whose state cannot be moved",
+        "The state of torch.optim.SGD, Adam and AdamW moves through rewrites. Other optimizers "
+        "would need gradient maps of their own.",
+    ),
+    "A651": Code(
+        "an optimizer's state that does not belong to the network",
+        "The state speaks of parameters that the network does not have, has other shapes, or was "
+        "written beside other weights. An optimizer's state means nothing but with the very "
+        "weights that it was accumulated at.",
+    ),
+    "A652": Code(
+        "no optimizer's state",
+        "There is no `.optim.safetensors` beside the network. `State.save` writes one in Python; "
+        "without --with-optimizer a rewrite needs none.",
+    ),
+    "A653": Code(
+        "a damaged optimizer's state",
+        "The file is not what archir writes, or holds settings that torch refuses.",
+    ),
+    "A654": Code(
+        "an optimizer's state that is not finite",
+        "A slot of the optimizer holds NaN or infinity, so that training has gone astray. A "
+        "rewrite would spread it.",
+    ),
     "A690": Code(
         "out of memory",
         "The machine has not the memory that the command needs. Nothing was left half written.",

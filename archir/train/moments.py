@@ -46,7 +46,7 @@ class OptimizerState:
     """What a torch optimizer holds, by the paths of parameters.
 
     ``slots`` has for each parameter that took a step its tensors by torch's names. ``frozen`` are
-    the parameters that get no gradient.
+    the parameters that get no gradient; they may be in a group all the same.
     """
 
     kind: Kind
@@ -98,7 +98,8 @@ def moved(
         steps: How many steps the optimizer took (0: many), for the age of SGD's momentum.
     """
     params = [p for p, held in plan.before.parameters.items() if not held.buffer]
-    trained = frozenset(params).difference(state.frozen)
+    idle = set(state.frozen).difference(state.slots)
+    trained = frozenset(params).difference(idle)
     maps = maps_of(plan, weights, trained, measured)
     slots: dict[str, Mapping[str, Array]] = {}
     fates = {path: Fate("zero", reason) for path, reason in maps.maps.none.items()}
@@ -112,7 +113,8 @@ def moved(
         slots |= made
         fates |= found
     for path in regrouped.frozen:
-        fates[path] = Fate("kept", "frozen")
+        if path not in slots:
+            fates[path] = Fate("kept", "frozen")
     held = {path for group in regrouped.groups for path in group.paths}
     return replace(
         regrouped, slots={p: slots[p] for p in plan.after.parameters if p in slots and p in held}
@@ -211,10 +213,10 @@ def _regrouped(state: OptimizerState, plan: Plan, params: set[str]) -> Optimizer
         read = [path] if term is None else list(dict.fromkeys(references(term)))
         parents = [p for p in read if p in params]
         own = [number[p] for p in parents if p in number]
+        if parents and frozen.issuperset(parents):
+            still.append(path)
         if own:
             members[own[0]].append(path)
-        elif any(p in frozen for p in parents):
-            still.append(path)
         elif not parents and number:
             members[_sibling(path, parameter.type.rank > 1, number, kinds)].append(path)
     for i, group in enumerate(state.groups):

@@ -16,6 +16,7 @@ and an upper bound for all others (Minkowski's inequality).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,15 +65,29 @@ class Group:
 
     def reached(self) -> dict[str, Array]:
         """Which entries read anything of the parent; the others are new."""
-        return {path: n > 0 for path, n in self._lengths().items()}
+        return {path: n > 0 for path, n in self._rows.items()}
 
     def image(self, w: Mapping[str, Array]) -> dict[str, Array]:
         """The map itself, without what is constant: what a part of the weights becomes."""
         return {path: np.asarray(tape.forth(w)) for path, tape in self.tapes.items()}
 
-    def _lengths(self) -> dict[str, Array]:
+    @functools.cached_property
+    def _rows(self) -> dict[str, Array]:
+        """The squared length of the map's row for each entry."""
         ones = {key: np.ones(self.shapes[key]) for key in self.keys}
         return {path: tape.forth(ones, squared=True) for path, tape in self.tapes.items()}
+
+    @functools.cached_property
+    def _metric(self) -> dict[str, Array]:
+        """What an entry counts: its share over the length of its row."""
+        return {
+            path: self.shares.get(path, 1.0) * (n > 0) / np.sqrt(np.where(n > 0, n, 1))
+            for path, n in self._rows.items()
+        }
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, Array]:
+        return self._back(self._metric, squared=True)
 
     def _back(self, y: Mapping[str, Array], *, squared: bool = False) -> dict[str, Array]:
         into: Tensors = {key: np.zeros(self.shapes[key]) for key in self.keys}
@@ -81,17 +96,14 @@ class Group:
         return {key: into[key] for key in self.keys}
 
     def _solved(self, m: Mapping[str, Array]) -> tuple[dict[str, Array], Form]:
-        rows = self._lengths()
-        safe = {path: np.where(n > 0, n, 1.0) for path, n in rows.items()}
-        metric = {p: self.shares.get(p, 1.0) * (rows[p] > 0) / np.sqrt(safe[p]) for p in rows}
-        columns = self._back(metric, squared=True)
+        metric, columns = self._metric, self._columns
         x = {key: np.where(n > 0, m[key], 0) / np.where(n > 0, n, 1) for key, n in columns.items()}
         y = {path: metric[path] * a for path, a in self.image(x).items()}
         left = {k: np.where(columns[k] > 0, m[k] - a, 0) for k, a in self._back(y).items()}
         if _norm(left) <= EXACT * _norm(m):
             return y, "gathered"
         sums = self.image(m)
-        y = {path: a / safe[path] for path, a in sums.items()}
+        y = {p: a / np.where(self._rows[p] > 0, self._rows[p], 1) for p, a in sums.items()}
         left = {path: sums[path] - a for path, a in self.image(self._back(y)).items()}
         if _norm(left) <= EXACT * _norm(sums):
             return y, "added"

@@ -26,6 +26,7 @@ LAYERS = [
         "archir.measure",
         "archir.past",
         "archir.refitting",
+        "archir.saving",
     ],
     ["archir.rewrites"],
     ["archir.backends"],
