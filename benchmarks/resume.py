@@ -39,7 +39,7 @@ RECIPES: Mapping[str, str] = {
         "--label-smoothing 0.1 --ema 0.9 --clip 1 --keep best"
     ),
     "adamw": "--optimizer adamw --lr 0.004 --distill teacher.arch --no-decay-vectors --rate fc=2",
-    "bf16": "--schedule onecycle --precision bf16 --flip --freeze bn1 --ema 0.99",
+    "bf16": "--schedule onecycle --precision bf16 --flip --freeze *bn1 --ema 0.99",
     "f16": "--precision f16 --clip 0.5 --loss mse --keep best --channels-last",
 }
 """What is trained, each with dropout, for three epochs, and a line of metrics a step."""

@@ -6,7 +6,6 @@ Importing this module needs no torch.
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -90,6 +89,9 @@ def train_facts(dataset: Dataset, config: TrainConfig, since: int, until: int) -
     }
 
 
+_LARGEST = 1e300
+"""Beyond it numbers count as none: integers may be too large for a float."""
+
 _RANGES: Mapping[str, tuple[float, float]] = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -117,29 +119,36 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
-def check_config(config: TrainConfig) -> None:
+def check_config(config: TrainConfig, where: str = "") -> None:
     """Make sure that a recipe makes sense.
+
+    Args:
+        config: The recipe.
+        where: What stands before a message, such as the name of its file.
 
     Raises:
         ArchirError: A632, with the entry and its range.
     """
+    hints = typing.get_type_hints(TrainConfig)
     for name, (least, most) in _RANGES.items():
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise error("A632", f"{name} is {value!r}, it should be a number")
+        if isinstance(value, bool) or not isinstance(value, int | hints[name]):
+            kind = "a whole number" if hints[name] is int else "a number"
+            raise error("A632", f"{where}{name} is {value!r}, it should be {kind}")
         if not least <= value <= most:
-            raise error("A632", f"{name} is {value}, it should be from {least:g} to {most:g}")
-    hints = typing.get_type_hints(TrainConfig)
+            raise error(
+                "A632", f"{where}{name} is {value}, it should be from {least:g} to {most:g}"
+            )
     for name, kind in hints.items():
         value = getattr(config, name)
         if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
             what = "no precision" if name == "precision" else f"no {name}"
             *some, last = typing.get_args(kind)
-            raise error("A632", f"`{value}` is {what}", hint=f"{', '.join(some)} or {last}")
+            raise error("A632", f"{where}`{value}` is {what}", hint=f"{', '.join(some)} or {last}")
     if config.lr_min > config.lr:
-        raise error("A632", f"lr_min is {config.lr_min:g}, more than lr, {config.lr:g}")
+        raise error("A632", f"{where}lr_min is {config.lr_min:g}, more than lr, {config.lr:g}")
     if config.warmup >= config.epochs:
-        raise error("A632", f"warmup takes {config.warmup:g} of {config.epochs} epochs")
+        raise error("A632", f"{where}warmup takes {config.warmup:g} of {config.epochs} epochs")
 
 
 def read_recipe(path: str | Path, **changes: Any) -> TrainConfig:
@@ -155,7 +164,7 @@ def read_recipe(path: str | Path, **changes: Any) -> TrainConfig:
     """
     try:
         found = tomllib.loads(read_source(path).text)
-    except tomllib.TOMLDecodeError as reason:
+    except (ValueError, RecursionError) as reason:  # an integer of 5,000 digits, for one
         raise error("A632", f"{path} is no TOML: {reason}") from None
     return make_recipe(found, changes, f"{path}: ")
 
@@ -177,7 +186,7 @@ def make_recipe(
             raise error("A632", f"{where}a recipe has no entry `{name}`", hint=hint)
         entries[name] = _value(where + name, value, known[name])
     config = TrainConfig(**entries)
-    check_config(config)
+    check_config(config, where)
     return config
 
 
@@ -207,5 +216,6 @@ def _value(name: str, value: Any, default: object) -> Any:
 
 
 def _is_number(value: object) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(typing.cast("float", value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -_LARGEST < value < _LARGEST
