@@ -389,6 +389,31 @@ CODES: dict[str, Code] = {
         "A picture holds so many boxes or edges at most as can be read and laid out. `--depth N` "
         "draws the blocks below a level as one box each; without `--all` repeats are drawn once.",
     ),
+    "A650": Code(
+        "an optimizer whose state cannot be moved",
+        "The state of torch.optim.SGD, Adam and AdamW moves through rewrites. Other optimizers "
+        "would need gradient maps of their own.",
+    ),
+    "A651": Code(
+        "an optimizer's state that does not belong to the network",
+        "The state speaks of parameters that the network does not have, has other shapes, or was "
+        "written beside other weights. An optimizer's state means nothing but with the very "
+        "weights that it was accumulated at.",
+    ),
+    "A652": Code(
+        "no optimizer's state",
+        "There is no `.optim.safetensors` beside the network. `State.save` writes one in Python; "
+        "without --with-optimizer a rewrite needs none.",
+    ),
+    "A653": Code(
+        "a damaged optimizer's state",
+        "The file is not what archir writes, or holds settings that torch refuses.",
+    ),
+    "A654": Code(
+        "an optimizer's state that is not finite",
+        "A slot of the optimizer holds NaN or infinity, so that training has gone astray. A "
+        "rewrite would spread it.",
+    ),
     "A660": Code(
         "data that is not here",
         "A published data set is looked for in the folder that ARCHIR_DATA names and in archir's "
@@ -447,31 +472,6 @@ CODES: dict[str, Code] = {
         "a growth out of order, or beyond the run",
         "Growths stand in the order in which they come, and each comes before a step of the run. "
         "Steps are counted from 0, epochs from 1; the message says how many there are.",
-    ),
-    "A650": Code(
-        "an optimizer whose state cannot be moved",
-        "The state of torch.optim.SGD, Adam and AdamW moves through rewrites. Other optimizers "
-        "would need gradient maps of their own.",
-    ),
-    "A651": Code(
-        "an optimizer's state that does not belong to the network",
-        "The state speaks of parameters that the network does not have, has other shapes, or was "
-        "written beside other weights. An optimizer's state means nothing but with the very "
-        "weights that it was accumulated at.",
-    ),
-    "A652": Code(
-        "no optimizer's state",
-        "There is no `.optim.safetensors` beside the network. `State.save` writes one in Python; "
-        "without --with-optimizer a rewrite needs none.",
-    ),
-    "A653": Code(
-        "a damaged optimizer's state",
-        "The file is not what archir writes, or holds settings that torch refuses.",
-    ),
-    "A654": Code(
-        "an optimizer's state that is not finite",
-        "A slot of the optimizer holds NaN or infinity, so that training has gone astray. A "
-        "rewrite would spread it.",
     ),
     "A690": Code(
         "out of memory",
