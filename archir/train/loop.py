@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,7 +111,7 @@ class Growth(Protocol):
 
     def grow(
         self, live: Live, step: int, stage: int, folder: Path | None
-    ) -> tuple[Live, list[Mapping[str, Any]]]:
+    ) -> tuple[Live, Sequence[Mapping[str, Any]]]:
         """The network after its next change, and what is logged of it.
 
         ``folder`` is where it keeps what resuming needs, if anything is kept.
@@ -298,6 +298,8 @@ class _Run:
             self._adopt(self.growth.restored(self.live, self.stage, saved.path.parent))
         saved.restore(self.live)
         self.step, self.epoch, self.done, self.since = step, epoch, done, found["since"]
+        if step:  # a growth that comes next finds the rate of the step before
+            self._adjust(step - 1)
         self.total.fill_(found["total"])
         self.recent.fill_(found["recent"])
         self.history, self.best = history, _Best(*found["best"])
@@ -360,9 +362,7 @@ class _Run:
         if config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(drawn_seed(config.seed, DROPOUT, number))
-        rate = self._rate(self.step)
-        momentum = self.schedule.momentum(self.step, self.per_epoch, self.steps)
-        adjust(live.optimizer, rate, momentum)
+        self._adjust(self.step)
         live.optimizer.zero_grad(set_to_none=True)
         with casting(self.device, config.precision):
             logits = self.runner(x)
@@ -497,6 +497,10 @@ class _Run:
         return graph, load_checkpoint(folder / BEST).under(WEIGHTS)
 
     # --- numbers --------------------------------------------------------------------------------
+
+    def _adjust(self, step: int) -> None:
+        momentum = self.schedule.momentum(step, self.per_epoch, self.steps)
+        adjust(self.live.optimizer, self._rate(step), momentum)
 
     def _rate(self, step: int) -> float:
         return self.config.lr * self.schedule.rate(step, self.per_epoch, self.steps)
