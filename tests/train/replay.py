@@ -21,8 +21,8 @@ from archir.proof.exact import shape_in_check
 from archir.rewrite.assumed import put_in_place
 from archir.rewrite.gradients import maps_of
 from archir.rewrite.plan import Plan, as_assumed
-from archir.train.moments import FIRST, Fate, Group, OptimizerState, moved
 from archir.target import backends
+from archir.train.moments import FIRST, Fate, Group, OptimizerState, moved
 from archir.weights.functions import evaluate
 from archir.weights.init import init_weights
 
@@ -34,27 +34,25 @@ NOISE = 1e-10
 Slots = dict[str, dict[str, Array]]
 
 
-def doubles(graph: Graph, weights: Mapping[str, Array]) -> torch.nn.Module:
-    """The lowered network in float64."""
-    single = {
-        path: np.asarray(weights[path], init_weights_of(graph)[path].dtype)
-        for path in graph.parameters
-    }
-    lower: Any = backends()["torch"]
-    module: torch.nn.Module = lower.lower(graph, single).double()
-    put(module, weights)
-    return module
-
-
 _INITIAL: dict[int, tuple[Graph, Mapping[str, Array]]] = {}
 
 
-def init_weights_of(graph: Graph) -> Mapping[str, Array]:
+def initial(graph: Graph) -> Mapping[str, Array]:
+    """Initial weights of a graph, statistics far from 0 and 1."""
     held = _INITIAL.get(id(graph))
     if held is None or held[0] is not graph:
-        constants = {}
-        held = _INITIAL[id(graph)] = (graph, init_weights(graph, STANDARD, 3, random_statistics=True, constants=constants))
+        held = _INITIAL[id(graph)] = graph, init_weights(graph, STANDARD, 3, random_statistics=True)
     return held[1]
+
+
+def doubles(graph: Graph, weights: Mapping[str, Array]) -> torch.nn.Module:
+    """The lowered network in float64."""
+    types = {path: array.dtype for path, array in initial(graph).items()}
+    backend: Any = backends()["torch"]
+    single = {path: np.asarray(weights[path], dtype) for path, dtype in types.items()}
+    module: torch.nn.Module = backend.lower(graph, single).double()
+    put(module, weights)
+    return module
 
 
 def put(module: torch.nn.Module, weights: Mapping[str, Array]) -> None:
@@ -98,7 +96,9 @@ def gradients(module: torch.nn.Module, graph: Graph, seed: int, scale: float = 1
 
 def image(plan: Plan, weights: Mapping[str, Array]) -> dict[str, Array]:
     return {
-        path: np.asarray(evaluate(plan.terms[path], K, weights) if path in plan.terms else weights[path])
+        path: np.asarray(
+            evaluate(plan.terms[path], K, weights) if path in plan.terms else weights[path]
+        )
         for path in plan.after.parameters
     }
 
@@ -108,12 +108,35 @@ def as_the_rule_assumes(plan: Plan, weights: dict[str, Array]) -> dict[str, Arra
     return {**out, **put_in_place(plan.assumed, out, K)}
 
 
+def drift_of_decay(kind: str, options: Mapping[str, Any], passed: list[Array], now: Array) -> Array:
+    """What a first moment holds of decayed weights, less what it would if they had always been."""
+    decay, n = options.get("weight_decay", 0.0), len(passed)
+    if kind == "AdamW" or not decay:
+        return np.zeros(now.shape)
+    if kind == "SGD":
+        kept = 1 - options.get("dampening", 0.0)
+        shares = [options["momentum"] ** (n - 1 - i) * (kept if i else 1.0) for i in range(n)]
+    else:
+        shares = [0.1 * 0.9 ** (n - 1 - i) for i in range(n)]
+    apart = [share * (w - now) for share, w in zip(shares, passed, strict=True)]
+    return np.asarray(decay * sum(apart))
+
+
 OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.9}),
     "nesterov": (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.9, "nesterov": True}),
     "sgd_decay": (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.9, "weight_decay": 5e-4}),
+    "dampened": (
+        torch.optim.SGD,
+        {"lr": 1e-2, "momentum": 0.8, "dampening": 0.3, "weight_decay": 1e-2},
+    ),
+    "nesterov_decay": (
+        torch.optim.SGD,
+        {"lr": 1e-2, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+    ),
+    "adam": (torch.optim.Adam, {"lr": 1e-3, "amsgrad": True}),
     "adamw": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-2}),
-    "adam_decay": (torch.optim.Adam, {"lr": 1e-3, "weight_decay": 5e-4, "amsgrad": True}),
+    "adam_decay": (torch.optim.Adam, {"lr": 1e-3, "weight_decay": 5e-4}),
 }
 
 
@@ -126,6 +149,8 @@ class Replayed:
     parent: Slots
     reached: dict[str, Array]
     fates: dict[str, Fate]
+    drift: dict[str, Array]
+    """What the first moments should be off by, as the weights moved while they decayed."""
 
     def errors(self, state: Mapping[str, Mapping[str, Array]], slot: str) -> dict[str, float]:
         """max|a - b| / max|b| over the entries that come from the parent, by parameter."""
@@ -150,7 +175,11 @@ class Replayed:
 
 def slots_of(optimizer: torch.optim.Optimizer, names: Mapping[str, torch.nn.Parameter]) -> Slots:
     return {
-        path: {slot: v.detach().numpy().copy() for slot, v in optimizer.state[p].items() if v is not None}
+        path: {
+            slot: v.detach().numpy().copy()
+            for slot, v in optimizer.state[p].items()
+            if v is not None
+        }
         for path, p in names.items()
         if p in optimizer.state
     }
@@ -176,8 +205,9 @@ def replay(
     names = [dict(m.named_parameters()) for m in (parent, child)]
     old = kind(list(names[0].values()), **options)
     new = kind(list(names[1].values()), **{**options, "lr": 0.0})
-    now = start
+    now, passed = start, list[dict[str, Array]]()
     for step in range(steps):
+        passed.append(now)
         put(child, image(plan, now))
         gradients(parent, plan.before, 100 + step)
         gradients(child, plan.after, 100 + step)
@@ -197,4 +227,13 @@ def replay(
     for path in reached:  # what the outputs do not depend on has no gradient at all
         if path not in due:
             due[path] = {FIRST[state.kind]: np.zeros(plan.after.parameters[path].type.shape)}
-    return Replayed({p: dict(s) for p, s in mapped.slots.items()}, due, mine, reached, fates)
+    drift: dict[str, Array] = {}
+    for joint in maps.maps.groups:
+        late = {
+            key: drift_of_decay(kind.__name__, options, [w[key] for w in passed], now[key])
+            for key in joint.keys
+        }
+        straight, turned = joint.image(late), maps.first(joint, late)
+        drift |= {path: straight[path] - turned[path] for path in straight}
+    slots = {path: dict(held) for path, held in mapped.slots.items()}
+    return Replayed(slots, due, mine, reached, fates, drift)
