@@ -1,26 +1,28 @@
 """Runs of `archir train` killed with SIGKILL at random moments, and resumed.
 
-Every run is the command itself in a process of its own. Half of the moments are drawn on the
-clock, from the start of the process to the end of the uninterrupted run; the other half among
-the calls by which the run opens, renames, removes or cuts files for writing: the process kills
-itself right before such a call. One resumption in two is killed as well. At the end every file
-of the uninterrupted run but the timings must be there with the same bytes: the metrics, both
+Every run is the command in a process of its own, forked from one that has imported torch, so that
+moments fall into the run. Half of them are drawn on the clock; the other half among the calls by
+which a run opens, renames, removes or cuts files for writing: the process kills itself right
+before such a call. One resumption in two is killed as well. At the end every file of the
+uninterrupted run but the timings must be there with the same bytes: the metrics, both
 checkpoints, the trained network, its weights and its certificate.
 
-So that checkpoints are many, they are written after every other step (and not after a minute).
+So that checkpoints are many, they are written every few steps (and not after a minute).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 NET = """version 1
@@ -47,31 +49,33 @@ RECIPES: Mapping[str, str] = {
 WRITES = ("os.rename", "os.remove", "os.truncate")
 
 
-def child(words: Sequence[str]) -> None:
-    """Be `archir`; die before the file operation number KILL_AT, or count them all."""
+def child(folder: Path, words: Sequence[str], kill_at: int) -> None:
+    """Be `archir` in a folder; die before the file operation of that number, or count them all."""
     from archir.cli.main import main
-    from archir.train import loop
 
-    loop.SAVE_EVERY, loop.SAVE_WITHIN = 0.0, float(os.environ["SAVE_WITHIN"])
-    at, count = int(os.environ.get("KILL_AT", "0")), 0
-    here = str(Path.cwd())
+    os.chdir(folder)
+    said = os.open("../said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    count = 0
 
     def watch(event: str, given: tuple[object, ...]) -> None:
         nonlocal count
         writes = event == "open" and isinstance(given[2], int) and given[2] & os.O_ACCMODE
         if event not in WRITES and not writes:
             return
-        if not str(Path(str(given[0])).absolute()).startswith(here):
+        if not str(Path(str(given[0])).absolute()).startswith(str(folder)):
             return
         count += 1
-        if count == at:
-            os.kill(os.getpid(), 9)
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
+    sys.argv = ["archir", *words]
     try:
         main()
     finally:
-        print(json.dumps({"operations": count}), file=sys.stderr)
+        print(json.dumps({"operations": count}))
 
 
 def command(recipe: str) -> list[str]:
@@ -80,40 +84,34 @@ def command(recipe: str) -> list[str]:
     return [*fixed.split(), *f"--log-every 1 --run run -o out.arch --force {recipe}".split()]
 
 
-def start(folder: Path, words: Sequence[str], kill_at: int = 0) -> subprocess.Popen[str]:
-    """`archir` in a folder."""
-    more = {"KILL_AT": str(kill_at), "SAVE_WITHIN": "0.03", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), "--child", *words],
-        cwd=folder,
-        env={**os.environ, **more},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def ended(
+    folder: Path, words: Sequence[str], after: float | None = None, before: int = 0
+) -> tuple[int, str]:
+    """Run `archir`, kill it after some seconds or before an operation; its status and words."""
+    job = get_context("fork").Process(target=child, args=(folder, words, before))
+    job.start()
+    job.join(after)
+    job.kill()
+    job.join()
+    said = (folder.parent / "said.txt").read_text()
+    if job.exitcode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"{' '.join(words)} ended with {job.exitcode}:\n{said}")
+    return int(job.exitcode or 0), said
+
+
+def killed(folder: Path, words: Sequence[str], after: float | None, before: int) -> str:
+    """Run and kill `archir`; how that went."""
+    if ended(folder, words, after, before)[0] == 0:
+        return "done before it was killed"
+    return f"killed after {after:.2f} s" if after else f"killed before operation {before}"
 
 
 def finished(folder: Path, words: Sequence[str]) -> int:
     """Run `archir` to its end; how many file operations it took."""
-    job = start(folder, words)
-    said = job.communicate()[1]
-    if job.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with {job.returncode}:\n{said}")
+    status, said = ended(folder, words)
+    if status:
+        raise SystemExit(f"{' '.join(words)} was killed by somebody else")
     return int(json.loads(said.splitlines()[-1])["operations"])
-
-
-def killed(folder: Path, words: Sequence[str], after: float = 0, before: int = 0) -> str:
-    """Run and kill `archir`, after some seconds or before an operation; how that went."""
-    job = start(folder, words, before)
-    if not before:
-        time.sleep(after)
-        job.kill()
-    said = job.communicate()[1]
-    if job.returncode == -9:
-        return f"killed before operation {before}" if before else f"killed after {after:.2f} s"
-    if job.returncode == 0:
-        return "done before it was killed"
-    raise SystemExit(f"{' '.join(words)} ended with {job.returncode}:\n{said}")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -131,7 +129,7 @@ def prepared(folder: Path) -> Path:
     folder.mkdir()
     (folder / "net.arch").write_text(NET, "utf-8")
     (folder / "teacher.arch").write_text(NET.replace("16,", "24,"), "utf-8")
-    finished(folder, "weights init teacher.arch --seed 1".split())
+    finished(folder, ["weights", "init", "teacher.arch", "--seed", "1"])
     return folder
 
 
@@ -142,8 +140,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", default=",".join(RECIPES))
     chosen = parser.parse_args()
+    prepare()
     draw, names = random.Random(chosen.seed), chosen.recipes.split(",")
-    wrong = resumed = 0
+    wrong = kills = 0
     with tempfile.TemporaryDirectory() as made:
         whole: dict[str, tuple[dict[str, bytes], float, int]] = {}
         for number in range(chosen.moments):
@@ -156,27 +155,33 @@ def main() -> int:
                 whole[name] = contents(folder), time.perf_counter() - begun, operations
             expected, seconds, operations = whole[name]
             folder = prepared(Path(made) / f"{name}{number}")
-            on_clock = number // len(names) % 2 == 0
-            after = draw.uniform(0.3, 1) * seconds
-            before = 0 if on_clock else draw.randint(1, operations)
-            told = [killed(folder, words, after, before)]
-            words = [*words, "--resume"]
-            if draw.random() < 0.5:
-                again = draw.uniform(0.3, 1) * seconds
-                told.append(killed(folder, words, again, 0 if draw.random() < 0.5 else before))
-            finished(folder, words)
+            told = []
+            for more in ([], ["--resume"])[: 1 + draw.randint(0, 1)]:
+                on_clock = (number // len(names) + len(told)) % 2 == 0
+                after = draw.uniform(0, 1) * seconds if on_clock else None
+                before = 0 if on_clock else draw.randint(1, operations)
+                told.append(killed(folder, [*words, *more], after, before))
+            finished(folder, [*words, "--resume"])
             found = contents(folder)
             differ = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
             wrong += bool(differ)
-            resumed += len(told)
-            print(f"{name:6} {', '.join(told)}: {'differs in ' if differ else 'the same'}", *differ)
-    print(f"{chosen.moments} runs, {resumed} kills, {wrong} of the runs differ")
+            kills += sum(how.startswith("killed") for how in told)
+            outcome = f"differs in {', '.join(differ)}" if differ else "the same"
+            print(f"{name:6} {', then '.join(told)}: {outcome}", flush=True)
+    print(f"{chosen.moments} runs, {kills} kills, {wrong} of the runs differ")
     return int(wrong > 0)
 
 
+def prepare() -> None:
+    """Import what runs import, once, and let them write checkpoints often."""
+    for name in ("sklearn.datasets", "torch._dynamo", "archir.cli.train"):
+        importlib.import_module(name)
+    from archir.train import loop
+
+    loop.SAVE_EVERY, loop.SAVE_WITHIN = 0.0, 0.03
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        del sys.argv[1]
-        child(sys.argv[1:])
-    else:
-        sys.exit(main())
+    # before torch is imported: its threads do not outlive a fork
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.exit(main())
