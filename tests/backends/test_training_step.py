@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torchvision")
+pytest.importorskip("torch_pruning")
 torch = pytest.importorskip("torch")
 from archir.backends import torch_fx  # noqa: E402
 
@@ -38,6 +39,7 @@ sys.path.append(str(ROOT / "benchmarks"))  # where a benchmark finds its neighbo
 try:
     steps = module_of("steps")
     training = module_of("training")
+    optimizer = module_of("optimizer")
 finally:
     sys.path.remove(str(ROOT / "benchmarks"))
 
@@ -188,6 +190,17 @@ def test_a_process_that_fails_is_told() -> None:
     given = {"what": "time", "name": "nothing", "pairs": 1, "clock": "clock", "threads": 1}
     recipe = {"batch": 2, "size": 64}
     assert training.asked({**given, "recipe": recipe}) == {"failure": "KeyError: 'nothing'"}
+
+
+@pytest.mark.slow
+def test_every_parameter_stays_in_the_optimizer() -> None:
+    before = optimizer.with_peer("resnet18", 2)
+    assert (before.live, before.held, before.with_momentum, before.changed) == (62, 1, 1, 1)
+    for rule in ("prune.magnitude", "widen"):
+        found = optimizer.with_archir("resnet18", 2, rule)
+        assert (found.live, found.held, found.with_momentum, found.changed) == (62,) * 4
+        assert found.stale == 0
+    assert found.loss_after == pytest.approx(found.loss_before, rel=1e-4)
 
 
 def test_what_went_wrong_is_told() -> None:
