@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from archir.cli import options
 from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.diag import error
+from archir.train.logs import kept_in
 from archir.train.recipe import TrainConfig, make_recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -73,8 +76,11 @@ def _flags() -> list[Callable[[Any], Any]]:
 
 
 @contextmanager
-def bar() -> Iterator[ProgressCallback]:
-    """A progress bar on a terminal; a line an epoch elsewhere (on stderr)."""
+def bar(*, shown: bool = True) -> Iterator[ProgressCallback | None]:
+    """A progress bar on a terminal; a line an epoch elsewhere (on stderr); nothing if not shown."""
+    if not shown:
+        yield None
+        return
     if not sys.stderr.isatty():
         yield _line
         return
@@ -89,18 +95,18 @@ def bar() -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[rate]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("", total=1, epoch="0", loss=0.0, accuracy="-", rate=0.0)
+    with Bar(*columns, console=Console(stderr=True), transient=True) as made:
+        task = made.add_task("", total=1, epoch="0", loss=0.0, accuracy="-", rate=0.0)
 
         def update(now: Progress) -> None:
             if now.note:
-                shown.console.print(now.note)
+                made.console.print(now.note)
                 return
             more: dict[str, Any] = {"loss": now.loss, "rate": now.images_per_second}
             if now.accuracy is not None:
                 more["accuracy"] = f"{now.accuracy:.1%}"
             epoch = f"{now.epoch}/{now.epochs}"
-            shown.update(task, completed=now.step, total=now.steps, epoch=epoch, **more)
+            made.update(task, completed=now.step, total=now.steps, epoch=epoch, **more)
 
         yield update
 
@@ -115,7 +121,8 @@ def _line(now: Progress) -> None:
 
 def _config(recipe: str | None, device: str, flags: Mapping[str, Any]) -> TrainConfig:
     changes = {name: value for name, value in flags.items() if value is not None}
-    changes["device"] = device
+    if device != "auto":
+        changes["device"] = device
     rates = changes.pop("rates", ())
     if rates:
         changes["rates"] = [_rate(text) for text in rates]
@@ -132,7 +139,43 @@ def _rate(text: str) -> tuple[str, float]:
         raise error("A609", f"--rate {text}: expected GLOB=FACTOR") from None
 
 
-def train(
+@contextmanager
+def _told_how_to_go_on(run: str | None) -> Iterator[None]:
+    """Where Ctrl-C or a request to end (SIGTERM) ends a run that can be resumed, say so."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        asked = isinstance(end, KeyboardInterrupt) or end.code == 128 + signal.SIGTERM
+        kept = kept_in(None if run is None else Path(run))
+        if asked and kept and sys.stderr is not None:
+            print(kept, file=sys.stderr)
+        raise
+
+
+def train(run: str | None, **words: Any) -> Report:
+    """Train a network to classify images.
+
+    SGD or AdamW; starts from FILE's weights, or from initial ones (of --init, else of --seed)
+    where it has none. Writes the network again as OUTPUT with its trained weights and its
+    certificate. With --run it keeps metrics and checkpoints, and --resume goes on where a run was
+    cut off. Under torchrun it trains on several GPUs. With --grow the network is rewritten on the
+    way, and its optimizer's state with it.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        with _told_how_to_go_on(run):
+            return _trained(run=run, **words)
+    from archir.train.distributed import joined
+
+    with joined() as voice, voice.one_speaks():
+        if voice.first:
+            with _told_how_to_go_on(run):
+                return _trained(run=run, **words)
+        _trained(run=run, **words)
+    sys.exit()  # the first process alone reports
+
+
+def _trained(
+    *,
     file: str,
     data: str,
     download: bool,
@@ -140,6 +183,7 @@ def train(
     recipe: str | None,
     run: str | None,
     resume: bool,
+    grow: str | None,
     distill: str | None,
     tensorboard: bool,
     device: str,
@@ -149,17 +193,12 @@ def train(
     init: int | None,
     **flags: Any,
 ) -> Report:
-    """Train a network to classify images.
-
-    SGD or AdamW; starts from FILE's weights, or from initial ones (of --init, else of --seed)
-    where it has none. Writes the network again as OUTPUT with its trained weights and its
-    certificate. With --run it keeps metrics and checkpoints, and --resume goes on where a run was
-    cut off. Under torchrun it trains on several GPUs.
-    """
     from archir.api import check_output, no_weights
     from archir.train.device import describe
     from archir.train.distributed import is_first
     from archir.train.loop import train as fit
+    from archir.train.recipe import train_facts
+    from archir.train.timetable import read_timetable
 
     config = _config(recipe, device, flags)
     if resume and run is None:
@@ -175,32 +214,42 @@ def train(
         if parent.weights is None:
             raise no_weights(Path(distill))
         teacher = parent.graph, dict(parent.weights)
+    changes = () if grow is None else read_timetable(grow, network)
     dataset = options.dataset(data, network.graph, download=download)
-    with bar() as progress:
+    growing = None
+    if changes:
+        from archir.train.growing import Growing
+
+        growing = Growing(network, changes, dataset, config)
+    folder = None if run is None else Path(run)
+    with bar(shown=is_first()) as progress:
         done = fit(
             network.graph,
             dict(network.weights),
             dataset,
             config,
-            progress=progress if is_first() else None,
-            run_dir=None if run is None else Path(run),
+            progress=progress,
+            run_dir=folder,
             existing="resume" if resume else "replace" if force else "refuse",
+            growth=growing,
             teacher=teacher,
             tensorboard=tensorboard,
             started=lambda here: print(
                 f"training on {describe(here, config.precision)}", file=sys.stderr
             ),
         )
+    since = 0 if growing is None else growing.since(done.stage)
     facts = {
-        "data": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset.train)},
-        "config": config.record(),
+        **train_facts(dataset, config, since, done.end),
         "device": done.device,
         "validation": {"accuracy": done.validation.accuracy, "loss": done.validation.loss},
     }
     if not is_first():
         return Report({}, "")
-    made = network.with_weights(done.weights, "train", facts)
-    made.save(target, force=force)
+    start = network if growing is None else growing.network(done.stage, folder)
+    start.with_weights(done.weights, "train", facts).save(target, force=force)
+    if growing is not None:
+        facts["growths"] = growing.lines
     return _report(done, facts, target, config)
 
 
@@ -233,9 +282,19 @@ command = make(
     click.option(
         "--rate", "rates", multiple=True, metavar="GLOB=FACTOR", help="Their factor of the rate."
     ),
+    click.option(
+        "--grow",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="A TOML file of rewrites on the way: docs/growing.md.",
+    ),
     click.option("--distill", metavar="FILE", help="Learn this network's outputs too."),
     click.option(
-        "--run", type=click.Path(file_okay=False), help="A folder for metrics and checkpoints."
+        "--run",
+        "--run-dir",  # torchrun (3.11's argparse) takes --run for an abbreviation of its own
+        "run",
+        type=click.Path(file_okay=False),
+        help="A folder for metrics and checkpoints.",
     ),
     click.option("--resume", is_flag=True, help="Go on with the run in that folder."),
     click.option("--tensorboard", is_flag=True, help="Numbers for TensorBoard in that folder."),
