@@ -3,8 +3,7 @@
 | name | what |
 |---|---|
 | ``digits`` | the 8x8 images that scikit-learn carries |
-| ``cifar10``, ``cifar100``, ``svhn``, ``mnist``, ``fashion_mnist`` | the published files, in the
-folder that the environment variable ``ARCHIR_DATA`` names, or fetched |
+| ``cifar10`` and others | published sets (:mod:`archir.train.published`), found or fetched |
 | a folder | one of these, or images in a folder for each class |
 | ``FILE.npz`` | arrays named as in :mod:`archir.train.sources` |
 | ``FILE.py:FACTORY`` | a function of no arguments that returns such arrays, or a Dataset |

@@ -43,6 +43,9 @@ BLOCK = 64 << 20
 CHECKED = 1 << 30
 """Bytes of a file of decoded images that are compared with their digests when it is opened."""
 
+WORKERS = 16
+"""Images that are decoded at once, at most: each may take 400 MB."""
+
 STALE = 86_400.0
 """Seconds after which what a killed process left half written is removed."""
 
@@ -270,7 +273,7 @@ def _decode_all(
     marks = []
     with (
         warnings.catch_warnings(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool,
         writing_all([images, digests]) as (to_images, to_digests),
     ):
         warnings.simplefilter("ignore")  # PIL's, of palettes and metadata: no loss for pixels
