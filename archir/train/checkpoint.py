@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from archir.diag import ArchirError, error
@@ -21,7 +22,13 @@ from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
 from archir.train.device import weights_of
 from archir.train.ema import Ema
-from archir.weights.store import Weights, load_metadata, load_weights, save_weights
+from archir.weights.store import (
+    Weights,
+    load_metadata,
+    load_weights,
+    numpy_dtype,
+    save_weights,
+)
 
 _KEY = "archir.checkpoint"
 WEIGHTS, EMA = "weights/", "ema/"
@@ -70,7 +77,7 @@ def save_checkpoint(path: Path, live: Live, counters: Mapping[str, Any]) -> None
     for parameter_path, parameter in live.optimized():
         for slot, value in live.optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                arrays[f"{slot}/{parameter_path}"] = value.detach().cpu().contiguous().numpy()
+                arrays[f"{slot}/{parameter_path}"] = _array(value)
     stored = {**counters, "scaler": live.scaler.state_dict()}
     save_weights(path, arrays, {_KEY: json.dumps(stored, sort_keys=True)})
 
@@ -124,6 +131,13 @@ class Checkpoint:
         Raises:
             ArchirError: A637, the checkpoint is damaged, or of another network or optimizer.
         """
+        slots = SLOTS[type(live.optimizer)]
+        known = {f"{slot}/{path}" for path, _ in live.optimized() for slot in slots}
+        for kind in (WEIGHTS, *([EMA] if live.ema is not None else [])):
+            known.update(kind + path for path in live.graph.parameters)
+        unknown = sorted(self.arrays.keys() - known)
+        if unknown:
+            raise self.unfit(f"there is no place for `{unknown[0]}`")
         self._put(live.module, live.graph, self.under(WEIGHTS))
         if live.ema is not None:
             self._put(live.ema.module, live.graph, self.under(EMA))
@@ -140,10 +154,18 @@ class Checkpoint:
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         for path in graph.parameters:
             stored = weights.get(path)
-            if stored is None or path not in own or tuple(own[path].shape) != stored.shape:
-                raise self.unfit(f"`{path}` is missing or of another shape")
+            if stored is None:
+                raise self.unfit(f"`{path}` is missing")
             with torch.no_grad():
-                own[path].copy_(torch.from_numpy(stored.copy()))
+                own[path].copy_(self._fitting(path, stored, own[path]))
+
+    def _fitting(self, name: str, stored: Array, own: torch.Tensor) -> torch.Tensor:
+        """A stored tensor, which has the shape and type of one that is there."""
+        found, wanted = (stored.dtype.name, stored.shape), (str(own.dtype)[6:], tuple(own.shape))
+        if found != wanted:
+            told = [f"{kind}{list(shape)}" for kind, shape in (found, wanted)]
+            raise self.unfit(f"`{name}` is {told[0]}, expected {told[1]}")
+        return _tensor(stored)
 
     def _state(
         self, path: str, parameter: torch.Tensor, optimizer: torch.optim.Optimizer
@@ -155,17 +177,30 @@ class Checkpoint:
             raise self.unfit(f"the optimizer's state of `{path}` is not whole")
         state: dict[str, torch.Tensor] = {}
         for slot, array in found.items():
-            stored = torch.from_numpy(array.copy())
             if slot == "step":  # on the CPU, wherever the parameter lies
-                if stored.shape != () or not stored >= 0:
-                    raise self.unfit(f"{slot}/{path} is no number of steps")
-                state[slot] = stored.float()
+                stored = self._fitting(f"{slot}/{path}", array, torch.zeros(()))
+                if not stored >= 0:
+                    raise self.unfit(f"`{slot}/{path}` is no number of steps")
+                state[slot] = stored
                 continue
-            if stored.shape != parameter.shape:
-                raise self.unfit(f"{slot}/{path} has the shape {list(stored.shape)}")
             # laid out as the parameter is, which is how torch would have made it
+            stored = self._fitting(f"{slot}/{path}", array, parameter)
             state[slot] = torch.empty_like(parameter).copy_(stored)
         return state
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:  # which NumPy has not of its own
+        return plain.view(torch.uint16).numpy().view(numpy_dtype("bf16"))
+    found: Array = plain.numpy()
+    return found
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
 
 
 SLOTS: Mapping[type[torch.optim.Optimizer], tuple[str, ...]] = {

@@ -85,7 +85,9 @@ class Logs:
         for name in (METRICS, TIMINGS):
             path = folder / name
             old = self._kept is not None and path.exists()
-            self._files.append(path.open("r+b" if old else "wb"))
+            if name == METRICS and self._kept and not old:
+                raise error("A637", f"{path} is missing", hint="start anew with --force")
+            self._files.append(path.open("r+b" if old else "w+b"))
         if self._kept is not None:
             metrics, timings = self._files
             self._cut(metrics, self._kept)
