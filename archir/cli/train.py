@@ -303,5 +303,5 @@ command = make(
     options.params,
     options.weights,
     options.init,
-    example="archir train net.arch --data digits --epochs 10 --run runs/a -o trained.arch",
+    example="archir train net.arch --data digits --run runs/a -o trained.arch",
 )(train)
