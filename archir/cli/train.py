@@ -21,7 +21,11 @@ from archir.train.logs import kept_in
 from archir.train.recipe import TrainConfig, make_recipe, read_recipe
 
 if TYPE_CHECKING:
+    from archir.api import Network
+    from archir.ir.graph import Graph
     from archir.train.loop import Progress, ProgressCallback, TrainResult
+    from archir.train.state import State
+    from archir.weights.store import Weights
 
 _HELP: Mapping[str, str] = {
     "epochs": "Passes over the training images.",
@@ -185,6 +189,7 @@ def _trained(
     resume: bool,
     grow: str | None,
     distill: str | None,
+    with_optimizer: bool,
     tensorboard: bool,
     device: str,
     force: bool,
@@ -193,7 +198,8 @@ def _trained(
     init: int | None,
     **flags: Any,
 ) -> Report:
-    from archir.api import check_output, no_weights
+    from archir.api import check_output
+    from archir.train.carrying import handed_on, take_up
     from archir.train.device import describe
     from archir.train.distributed import is_first
     from archir.train.loop import train as fit
@@ -203,17 +209,19 @@ def _trained(
     config = _config(recipe, device, flags)
     if resume and run is None:
         raise error("A609", "nothing says which run to resume", hint="--run DIR")
+    if with_optimizer and (config.ema or config.keep == "best"):
+        raise error(
+            "A609",
+            "--with-optimizer writes the weights that are trained on, no others",
+            hint="leave out --ema and --keep best",
+        )
     target = check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init)
     if network.weights is None:
         network = network.init(config.seed)
     assert network.weights is not None
-    teacher = None
-    if distill is not None:
-        parent = options.network(distill)
-        if parent.weights is None:
-            raise no_weights(Path(distill))
-        teacher = parent.graph, dict(parent.weights)
+    earlier = _optimizer_of(file, network) if with_optimizer else None
+    teacher = None if distill is None else _teacher(distill)
     changes = () if grow is None else read_timetable(grow, network)
     dataset = options.dataset(data, network.graph, download=download)
     growing = None
@@ -234,6 +242,7 @@ def _trained(
             growth=growing,
             teacher=teacher,
             tensorboard=tensorboard,
+            prepare=lambda live: None if earlier is None else take_up(earlier, live),
             started=lambda here: print(
                 f"training on {describe(here, config.precision)}", file=sys.stderr
             ),
@@ -247,20 +256,45 @@ def _trained(
     if not is_first():
         return Report({}, "")
     start = network if growing is None else growing.network(done.stage, folder)
-    start.with_weights(done.weights, "train", facts).save(target, force=force)
+    made = start.with_weights(done.weights, "train", facts)
+    if with_optimizer:
+        assert done.live is not None
+        steps = done.steps + (0 if earlier is None else earlier.step)
+        handed_on(made, done.live, steps).save(target, force=force)
+    else:
+        made.save(target, force=force)
     if growing is not None:
         facts["growths"] = growing.lines
     return _report(done, facts, target, config)
 
 
+def _optimizer_of(file: str, network: Network) -> State | None:
+    """The optimizer's state beside a network's file, if there is one."""
+    from archir.train.state import State, optimizer_path
+
+    return State.load(file, network) if optimizer_path(Path(file)).is_file() else None
+
+
+def _teacher(file: str) -> tuple[Graph, Weights]:
+    from archir.api import no_weights
+
+    network = options.network(file)
+    if network.weights is None:
+        raise no_weights(Path(file))
+    return network.graph, dict(network.weights)
+
+
 def _report(
     done: TrainResult, facts: Mapping[str, Any], target: Path, config: TrainConfig
 ) -> Report:
+    growths = facts.get("growths", ())
+    sizes = [*(line["params"][0] for line in growths[:1]), *(line["params"][1] for line in growths)]
+    grown = f"grew: parameters {' -> '.join(f'{n:,}' for n in sizes)}\n" if sizes else ""
     which = "the best epoch's" if config.keep == "best" else "weights"
     text = (
         f"validation accuracy {done.validation.accuracy:.4f}, loss {done.validation.loss:.4f} "
         f"after {config.epochs} epochs, {done.seconds:.1f} s\n"
-        f"wrote {target} with {which} and certificate"
+        f"{grown}wrote {target} with {which} and certificate"
     )
     history = [asdict(epoch) for epoch in done.history]
     return Report(
@@ -287,6 +321,11 @@ command = make(
         type=click.Path(dir_okay=False),
         metavar="FILE",
         help="A TOML file of rewrites on the way: docs/growing.md.",
+    ),
+    click.option(
+        "--with-optimizer",
+        is_flag=True,
+        help="Go on with FILE's optimizer, where it has one; write OUTPUT's.",
     ),
     click.option("--distill", metavar="FILE", help="Learn this network's outputs too."),
     click.option(

@@ -402,8 +402,8 @@ CODES: dict[str, Code] = {
     ),
     "A652": Code(
         "no optimizer's state",
-        "There is no `.optim.safetensors` beside the network. `State.save` writes one in Python; "
-        "without --with-optimizer a rewrite needs none.",
+        "There is no `.optim.safetensors` beside the network. `archir train --with-optimizer` "
+        "writes one; without --with-optimizer a rewrite needs none.",
     ),
     "A653": Code(
         "a damaged optimizer's state",
@@ -413,6 +413,11 @@ CODES: dict[str, Code] = {
         "an optimizer's state that is not finite",
         "A slot of the optimizer holds NaN or infinity, so that training has gone astray. A "
         "rewrite would spread it.",
+    ),
+    "A655": Code(
+        "another optimizer's state",
+        "The moments of one optimizer mean nothing to another. The recipe's `optimizer` must be "
+        "the one that the state was accumulated by.",
     ),
     "A660": Code(
         "data that is not here",

@@ -219,7 +219,7 @@ class State:
             raise error(
                 "A652",
                 f"there is no optimizer's state beside {path}: {file.name} does not exist",
-                hint="in Python, `State.save` writes one",
+                hint="`archir train --with-optimizer` writes one",
             )
         network = network or load_network(path)
         facts = _facts_of(file)
