@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from archir.ir.types import AttrValue
 if TYPE_CHECKING:
     from archir.api import Application, Calibration, Network, Rewritten
     from archir.proof.refit import Recovery
+    from archir.train.state import Moved, State
 
 CALIBRATION_IMAGES = 1024
 
@@ -70,6 +72,7 @@ def rewrite(
     calibrate: str | None,
     download: bool,
     refit: bool,
+    with_optimizer: bool,
     max_params: int | None,
     max_macs: int | None,
     dry_run: bool,
@@ -92,6 +95,8 @@ def rewrite(
 
     if refit and calibrate is None:
         raise error("A609", "--refit needs data to fit to", hint="--calibrate DATA")
+    if refit and with_optimizer:
+        raise error("A609", "--refit and --with-optimizer exclude each other: it makes new weights")
     if output is None and not dry_run:
         raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
     if output is not None and not dry_run:
@@ -100,7 +105,9 @@ def rewrite(
     data = calibration_of(network, calibrate, seed, download=download) if calibrate else None
     limits = {"params": max_params, "macs": max_macs}
     chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
+    state = _state(file, network) if with_optimizer else None
     fits: tuple[Recovery, ...] = ()
+    moved: Moved | None = None
     with options.spinner("rewriting") as report:
         how: dict[str, Any] = {
             "seed": seed,
@@ -114,14 +121,46 @@ def rewrite(
 
             refitted = rewrite_and_refit(network, chosen, data, **how)
             done, fits = refitted.rewritten, refitted.fits
+        elif state is not None:
+            moved = state.apply(chosen, calibration=data, **how)
+            done = moved.rewritten
         else:
             done = apply(network, chosen, calibration=data, **how)
         written = None
         if output is not None and not dry_run:
             report("writing")
-            written = done.network.save(output, force=force)
+            written = (moved.state if moved else done.network).save(output, force=force)
     diff = _diff(network.text, done.network.text, file, output or file)
-    return Report(_data(done, fits, diff, written), _text(done, fits, diff, written, dry_run))
+    text = _text(done, fits, _optimizer_lines(moved), diff, written, dry_run)
+    return Report({**_data(done, fits, diff, written), **_optimizer_data(moved)}, text)
+
+
+def _state(file: str, network: Network) -> State:
+    from archir.train.state import State
+
+    return State.load(file, network)
+
+
+def _optimizer_data(moved: Moved | None) -> dict[str, Any]:
+    if moved is None:
+        return {}
+    step = moved.state.network.certificate.steps[-1]
+    fates = {path: fate.facts() for path, fate in moved.fates.items()}
+    held = {"kind": moved.state.optimizer.kind, "parameters": fates}
+    return {"optimizer": {**held, **{k: step.facts["optimizer"][k] for k in ("before", "after")}}}
+
+
+def _optimizer_lines(moved: Moved | None) -> list[str]:
+    """One line on the optimizer's state, and one for each reason why some of it starts at zero."""
+    if moved is None:
+        return []
+    fates = moved.fates.values()
+    count = Counter(fate.what for fate in fates)
+    found = f"{count['mapped']} parameters mapped, {count['kept']} kept"
+    found += f", {count['zero']} start at zero" if count["zero"] else ""
+    reasons = Counter(fate.reason for fate in fates if fate.what == "zero" and fate.reason != "new")
+    lines = [f"  {n} of these: {reason}" for reason, n in reasons.items()]
+    return [f"optimizer state ({moved.state.optimizer.kind}): {found}", *lines]
 
 
 def _diff(a: str, b: str, old: str, new: str) -> list[str]:
@@ -160,7 +199,12 @@ def _data(
 
 
 def _text(
-    done: Rewritten, fits: Sequence[Recovery], diff: list[str], written: Path | None, dry_run: bool
+    done: Rewritten,
+    fits: Sequence[Recovery],
+    optimizer: list[str],
+    diff: list[str],
+    written: Path | None,
+    dry_run: bool,
 ) -> str:
     lines = []
     for use in done.uses:
@@ -200,6 +244,7 @@ def _text(
         f"MACs {human(done.before.macs)} -> {human(done.after.macs)}, "
         f"{_changed(diff)} lines changed"
     )
+    lines += optimizer
     lines += diff if dry_run else []
     if written is not None:
         also = " with weights and certificate" if done.network.weights is not None else ""
@@ -236,6 +281,11 @@ command = make(
         "--refit",
         is_flag=True,
         help="Fit the last layer of each replacement to that data, in closed form.",
+    ),
+    click.option(
+        "--with-optimizer",
+        is_flag=True,
+        help="Move the optimizer's state, FILE.optim.safetensors, along with the weights.",
     ),
     click.option("--max-params", type=int, help="Refuse a result with more parameters."),
     click.option("--max-macs", type=int, help="Refuse a result with more MACs."),

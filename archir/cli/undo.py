@@ -42,6 +42,7 @@ def undo(
     """
     from archir.api import check_output, engine
     from archir.past import undo as take_back
+    from archir.saving import optimizer_path
 
     if output is None and not dry_run:
         raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
@@ -62,8 +63,11 @@ def undo(
         if output is not None and not dry_run:
             written = done.network.save(output, force=force)
     refused = dry_run and not (approximate or to_parent or done.undone.exact)
-    data = _data(network, done, written)
-    return Report(data, _text(network, done, written, refused=refused), int(refused))
+    lost = optimizer_path(Path(file)).is_file()
+    data = {**_data(network, done, written), "optimizer_left": lost}
+    text = _text(network, done, written, refused=refused)
+    text += "\nthe optimizer's state is not taken back: the result has none" if lost else ""
+    return Report(data, text, int(refused))
 
 
 def _data(network: Network, done: Reverted, written: Path | None) -> dict[str, Any]:
