@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 
 from archir.diag import error
 from archir.files import cannot_write
+from archir.train.published import STALE
 
 PATIENCE = 60.0
 """Seconds without an answer after which a server counts as out of reach."""
+
+_PREFIX = ".download-"
 
 _CLASSES: Mapping[str, tuple[str, list[dict[str, str]]]] = {
     "cifar10": ("CIFAR10", [{}]),
@@ -48,7 +53,10 @@ def fetch(
         ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+        for left in folder.glob(f"{_PREFIX}*"):
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary:
             _fetch(datasets, name, title, Path(temporary), report)
             _move(Path(temporary), folder)
     except OSError as reason:

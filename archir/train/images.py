@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from archir.diag import ArchirError, error
 from archir.files import cannot_write, writing_all
-from archir.train.published import CACHE_FOLDER, cache_folder
+from archir.train.published import CACHE_FOLDER, STALE, cache_folder
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 """The endings of image files, as torchvision has them; other files are no images."""
@@ -45,9 +45,6 @@ CHECKED = 1 << 30
 
 WORKERS = 16
 """Images that are decoded at once, at most: each may take 400 MB."""
-
-STALE = 86_400.0
-"""Seconds after which what a killed process left half written is removed."""
 
 Report = Callable[[str], object]
 

@@ -29,6 +29,9 @@ DATA_FOLDER = "ARCHIR_DATA"
 CACHE_FOLDER = "ARCHIR_CACHE"
 """The environment variable that names the folder for what can be made or fetched again."""
 
+STALE = 86_400.0
+"""Seconds after which what a killed process left half written is removed."""
+
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

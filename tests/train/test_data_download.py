@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import socket
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +23,7 @@ import pytest
 
 from archir.diag import ArchirError
 from archir.train.data import load_data
-from archir.train.published import CACHE_FOLDER, DATA_FOLDER
+from archir.train.published import CACHE_FOLDER, DATA_FOLDER, STALE
 
 from .test_data import refused
 from .test_data_published import pixels, write_idx, write_svhn
@@ -172,14 +174,28 @@ def test_a_set_is_fetched_once(
     assert load_data(name, download=True).sha256 == load_data(name).sha256 == first.sha256
 
 
-def test_what_is_fetched_is_torchvisions_layout(
-    served: tuple[Path, str], root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "kind", "serve", "_"), SETS, ids=[row[0] for row in SETS])
+def test_torchvision_reads_the_same(
+    name: str,
+    kind: str,
+    serve: Serve,
+    _: str,
+    served: tuple[Path, str],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    serve_cifar("CIFAR10", *served, monkeypatch)
-    data = load_data("cifar10", download=True)
-    theirs = datasets.CIFAR10(root, train=False)  # checks the MD5 of each file
-    np.testing.assert_array_equal(theirs.data.transpose(0, 3, 1, 2), data.test.x[:])
-    assert theirs.targets == data.test.y.tolist()
+    serve(kind, *served, monkeypatch)
+    data = load_data(name, download=True)
+    # from the files that were put in place; of CIFAR and SVHN it checks the MD5 of each
+    part: dict[str, Any] = {"split": "test"} if name == "svhn" else {"train": False}
+    theirs = getattr(datasets, kind)(root, **part)
+    x = np.asarray(theirs.data)
+    x = x.transpose(0, 3, 1, 2) if name.startswith("cifar") else x.reshape(data.test.x.shape)
+    np.testing.assert_array_equal(data.test.x[:], x)
+    labels = theirs.labels if name == "svhn" else theirs.targets
+    assert data.test.y.tolist() == np.asarray(labels).tolist()
+    if name == "fashion_mnist":
+        assert data.classes == tuple(theirs.classes)
 
 
 def test_missing_files_are_fetched_beside_those_there(
@@ -270,6 +286,20 @@ def test_interrupted(served: tuple[Path, str], root: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         load_data("cifar10", download=True, report=stop)
     assert nothing_left(root)
+
+
+def test_what_a_killed_process_left_is_removed(
+    served: tuple[Path, str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_svhn("SVHN", *served, monkeypatch)
+    old, new = (root / f".download-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "part").touch()
+    day_before = time.time() - STALE - 60
+    os.utime(old, (day_before, day_before))
+    load_data("svhn", download=True)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

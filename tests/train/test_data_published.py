@@ -121,21 +121,6 @@ def test_mnist_and_its_double(
     assert refused(lambda: load_data(other)).code == "A660"
 
 
-def test_torchvision_reads_the_same(folders: Path) -> None:
-    datasets = pytest.importorskip("torchvision.datasets")
-    write_idx(folders / "MNIST" / "raw")
-    theirs = datasets.MNIST(folders, train=False)
-    same_test(load_data("mnist"), theirs.data.numpy()[:, None], theirs.targets.numpy())
-    write_svhn(folders)
-    house = np.stack(
-        [
-            np.moveaxis(x, 2, 0)
-            for x in scipy_io.loadmat(folders / "test_32x32.mat")["X"].transpose(3, 0, 1, 2)
-        ]
-    )
-    same_test(load_data("svhn"), house, load_data("svhn").test.y)
-
-
 def test_svhn(folders: Path) -> None:
     x, y = write_svhn(folders / "svhn")
     assert set(y) == set(range(10))  # the file calls the digit 0 ten
