@@ -7,6 +7,7 @@ Every process holds the whole network and takes its share of each batch; gradien
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,8 +159,9 @@ def _is_loss(reason: RuntimeError) -> bool:
 
 
 def _in_short(reason: Exception) -> str:
-    """The first line of what torch says, which goes on with the places in its sources."""
-    return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+    """The first sentence of what torch says, without the places in its sources."""
+    first = (str(reason).splitlines() or [type(reason).__name__])[0]
+    return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", first).partition(". ")[0][:200]
 
 
 @contextmanager

@@ -92,10 +92,11 @@ def keeping(run_dir: Path | None) -> Iterator[None]:
     try:
         yield
     except ArchirError as failure:
-        told = kept_in(run_dir)
-        if not told or failure.diagnostics[0].code not in _ENDS:
-            raise
         first, *others = failure.diagnostics
+        # the same recipe would go astray again
+        told = kept_in(run_dir, resumable=first.code != "A631")
+        if not told or first.code not in _ENDS:
+            raise
         hint = f"{first.hint}; {told}" if first.hint else told
         more = replace(first, hint=hint)
         raise ArchirError(more, *others, status=failure.status) from failure.__cause__

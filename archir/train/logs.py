@@ -23,11 +23,12 @@ EVENTS = "events.out.tfevents.*"
 """The files that TensorBoard's writer makes."""
 
 
-def kept_in(run_dir: Path | None) -> str:
+def kept_in(run_dir: Path | None, *, resumable: bool = True) -> str:
     """What a user is told when a run ends early; empty without a checkpoint."""
     if run_dir is None or not (run_dir / LAST).is_file():
         return ""
-    return f"the last good checkpoint is in {run_dir}; --resume goes on from it"
+    how = "; --resume goes on from it" if resumable else ""
+    return f"the last good checkpoint is in {run_dir}{how}"
 
 
 class Board(Protocol):

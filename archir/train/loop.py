@@ -182,6 +182,9 @@ def train(
             raise error(
                 "A632", f"batches of {config.batch_size} cannot be shared by {here.world} processes"
             )
+        if len(dataset.train) < here.world:
+            few = f"{len(dataset.train)} images for {here.world} processes"
+            raise error("A632", f"each process needs an image of its own: {few}")
         if growth is not None:
             growth.begin(*_length(len(dataset.train), config, here)[1:])
         grow = None if growth is None else growth.record()
@@ -191,7 +194,7 @@ def train(
             started(here.device)
         gpu = [here.device] if here.device.type == "cuda" else []
         with torch.random.fork_rng(gpu), keeping(run_dir), memory(here.device):
-            work = _Run(graph, weights, dataset, config, here, growth, teacher)
+            work = _Run(graph, weights, dataset, config, here, growth, teacher, run_dir)
             logs = Logs(run_dir if here.first else None, tensorboard=tensorboard)
             if goes_on and run_dir is not None:
                 saved = load_checkpoint(run_dir / LAST)
@@ -238,8 +241,10 @@ class _Run:
         here: Ranks,
         growth: Growth | None,
         teacher: tuple[Graph, Weights] | None,
+        run_dir: Path | None,
     ) -> None:
-        self.config, self.here, self.growth, self.logs = config, here, growth, Logs(None)
+        self.config, self.here, self.growth = config, here, growth
+        self.run_dir, self.logs = run_dir, Logs(None)
         self.device = here.device
         self.feed = Feed(graph, dataset.train, self.device)
         self.validation = Feed(graph, dataset.validation, self.device)
@@ -487,7 +492,7 @@ class _Run:
         )
 
     def _best_network(self) -> tuple[Graph, Weights]:
-        best, folder = self.best, self.logs.folder
+        best, folder = self.best, self.run_dir
         if best.weights is not None and best.graph is not None:
             return best.graph, best.weights
         assert folder is not None, "what is not in memory was resumed from a folder"
