@@ -58,6 +58,12 @@ class Ranks:
         rows = order.reshape(-1, batch)[:, self.rank * mine : (self.rank + 1) * mine]
         return rows.reshape(-1)
 
+    def share_buffers(self, module: torch.nn.Module) -> None:
+        """Give all processes the first one's buffers, as DDP does before each batch."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                distributed.broadcast(buffer, 0)
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean over the processes."""
         if self.world == 1:

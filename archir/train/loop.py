@@ -396,6 +396,7 @@ class _Run:
         """Change the network, where that is due before this step."""
         growth = self.growth
         while growth is not None and growth.due(self.step, self.stage):
+            self.here.share_buffers(self.live.module)  # rules may read them
             live, lines = growth.grow(self.live, self.step, self.stage, self.logs.folder)
             self.stage += 1
             self._adopt(live)
