@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from .frame import Site
-from .layers import StochasticDepth, add_into
+from .frame import SWAPPED, Site
+from .layers import StochasticDepth
 
 Lowering = Callable[[Site], fx.Node]
 
@@ -51,13 +51,14 @@ def _add(at: Site) -> fx.Node:
 
     The peak of memory is lower for it, as in residual networks that are written by hand.
     """
-    alike = all(type_ == at.node.types[0] for type_ in at.types)
+    alike = all(type_ == at.node.types[0] for type_ in at.types) and at.alike_in_autocast
     total, free = at.args[0], alike and at.overwrites(0)
     for index, term in enumerate(at.args[1:], start=1):
         if free:
-            total = at.call(add_into, total, term)
+            total = at.method("add_", total, term)
         elif alike and at.overwrites(index):
-            total = at.call(add_into, total, term, second=True)
+            total = at.method("add_", term, total)  # two floats commute, bit for bit
+            total.meta[SWAPPED] = True
         else:
             total = at.call(operator.add, total, term)
         free = alike

@@ -37,6 +37,13 @@ DTYPES = {
 DEEPEST = 64
 """Levels of modules; Python's parser refuses the source of ``forward`` at some 200."""
 
+SWAPPED = "archir.swapped"
+"""Marks a sum whose terms stand in the other order than in the network (``meta``)."""
+
+# What autocast runs in low precision on every device, and what gives the type that it is given.
+_LOW = frozenset({"conv", "linear"})
+_CARRY = frozenset({"batch_norm", "relu", "relu6", "max_pool", "dropout", "add"})
+
 # Names that the source torch.fx generates needs for itself.
 _GLOBALS = ("self", "torch", "operator", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree")
 _ROOT = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph())))
@@ -87,13 +94,23 @@ class Frame:
     _numbers: dict[str, int] = field(default_factory=dict)
     """For each hidden name, the number that comes next."""
     _reads: Counter[str] = field(default_factory=Counter)
+    _low: set[str] = field(default_factory=set)
+    """Nodes whose results have low precision under autocast, for certain."""
 
     def __post_init__(self) -> None:
-        self._reads.update(value.node for node in self.source for value in node.inputs)
+        for node in self.source:
+            read = [value.node for value in node.inputs]
+            self._reads.update(read)
+            if node.op in _LOW or (node.op in _CARRY and self._low.issuperset(read)):
+                self._low.add(node.name)
 
     def is_read_once(self, name: str) -> bool:
         """Whether one operand in all the network is a result of this node."""
         return self._reads[name] == 1
+
+    def is_low(self, name: str) -> bool:
+        """Whether autocast gives a node's result low precision, for certain."""
+        return name in self._low
 
     def rounded(self, call: fx.Node, type_: TensorType) -> fx.Node:
         """What float16 keeps of a value; numbers beyond its range become infinite."""
@@ -226,6 +243,11 @@ class Site:
             and self.frame.is_read_once(producer.name)
         )
 
+    @property
+    def alike_in_autocast(self) -> bool:
+        """Whether the operands, of one type in the network, are of one type under autocast too."""
+        return all(self.frame.is_low(value.node) for value in self.node.inputs)
+
     def attr(self, name: str) -> Any:
         """An attribute."""
         return self.node.attrs[name]
@@ -255,6 +277,10 @@ class Site:
     def call(self, function: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Call a function."""
         return self.frame.graph.call_function(function, args, kwargs)
+
+    def method(self, name: str, *args: Any) -> fx.Node:
+        """Call a method of the first argument."""
+        return self.frame.graph.call_method(name, args)
 
     def param(self, role: str) -> fx.Node | None:
         """A parameter as a value; None where the node has none of that role."""

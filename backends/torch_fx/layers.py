@@ -1,4 +1,4 @@
-"""Leaf modules and functions for what torch has none for."""
+"""Leaf modules for what torch has no layer for."""
 
 from __future__ import annotations
 
@@ -67,13 +67,3 @@ class StochasticDepth(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, mode={self.mode}"
-
-
-def add_into(x: torch.Tensor, y: torch.Tensor, *, second: bool = False) -> torch.Tensor:
-    """Add two tensors of one shape, in the memory of ``x``, or of ``y`` if ``second``.
-
-    Unless their types differ, as they may under autocast: then the sum is new, of the wider one.
-    """
-    if x.dtype != y.dtype:
-        return x + y
-    return y.add_(x) if second else x.add_(y)  # two floats commute, bit for bit

@@ -18,6 +18,7 @@ from archir.weights.init import constants_of, init_weights
 from archir.weights.store import Weights, check_weights
 
 from . import carried
+from .direct import direct
 from .frame import Frame, Site, array_of, tensor_of
 from .lowering import LOWER, UNSUPPORTED
 
@@ -158,6 +159,7 @@ def _lowered(
         made.update({Value(node.name, port): call for port, call in enumerate(calls)})
     outputs = tuple(made[value] for value in results)
     frame.graph.output(outputs if len(outputs) > 1 else outputs[0])
+    frame.graph.on_generate_code(lambda _: direct)
     name = graph.name if graph.name.isidentifier() else "Network"
     return fx.GraphModule(frame.root, frame.graph, name)
 

@@ -5,7 +5,9 @@ The work is that of benchmarks/steps.py; benchmarks/training.py times it at full
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("torch_pruning")
 torch = pytest.importorskip("torch")
 from archir.backends import torch_fx  # noqa: E402
+from torch import fx  # noqa: E402
 
 from archir.ops import STANDARD  # noqa: E402
 from archir.weights.init import init_weights  # noqa: E402
@@ -117,49 +120,80 @@ def test_more_memory_and_more_calls_are_told(networks: dict[str, Any]) -> None:
 
 def test_a_sum_is_taken_in_the_memory_of_a_term(net: Any) -> None:
     # By hand: which terms nobody else reads, and which sums therefore overwrite one.
-    x = net.input("x", "N", 4, 5, 5)
+    image = net.input("image", "N", 4, 5, 5)
+    x = net.add("x", "conv", image, out=4)
     a = net.add("a", "conv", x, out=4, kernel=3)
     b = net.add("b", "conv", x, out=4, kernel=3)
-    free = net.add("free", "add", a, x)
+    first = net.add("first", "add", a, x)
     second = net.add("second", "add", x, b)
     twice = net.add("twice", "add", second, second)
-    both = net.add("both", "add", x, free, twice)
+    three = net.add("three", "add", x, first, twice)
     narrow = net.add("narrow", "conv", x, out=1)
-    graph = net.build(y=net.add("wide", "add", narrow, both), z=x)
+    graph = net.build(y=net.add("wide", "add", narrow, three), x=x)
     module = torch_fx.lower(graph, init_weights(graph, STANDARD, 0))
-    seen = {}
-    for call in module.graph.nodes:
-        if call.op == "call_function":
-            seen.setdefault(call.meta["archir"], []).append(
-                (call.target.__name__, bool(call.kwargs.get("second")))
-            )
-    assert seen == {
-        "free": [("add_into", False)],
-        "second": [("add_into", True)],
-        "twice": [("add", False)],  # it is read as both terms
-        "both": [("add_into", True), ("add_into", False)],
-        "wide": [("add", False)],  # a term has another shape
+    assert sums(module) == {
+        "first": ["add_"],
+        "second": ["add_"],
+        "twice": ["add"],  # it is read as both terms
+        "three": ["add_", "add_"],
+        "wide": ["add"],  # a term has another shape
     }
     given = torch.randn(3, 4, 5, 5)
-    kept = given.clone()
     y, z = module(given)
-    two = 2 * (given + module.b(given))
-    assert torch.equal(y, module.narrow(given) + ((given + (module.a(given) + given)) + two))
-    assert torch.equal(given, kept)
-    assert z is given
+    assert torch.equal(z, module.x(given))
+    two = 2 * (z + module.b(z))
+    assert torch.equal(y, module.narrow(z) + ((z + (module.a(z) + z)) + two))
+
+
+def sums(module: Any) -> dict[str, list[str]]:
+    """What each sum of a lowered network became: ``add_`` overwrites."""
+    found: dict[str, list[str]] = {}
+    for call in module.graph.nodes:
+        if call.op in ("call_function", "call_method"):
+            name = call.target if call.op == "call_method" else call.target.__name__
+            found.setdefault(call.meta["archir"], []).append(name)
+    return found
 
 
 def test_a_sum_of_two_types_has_the_wider_one(net: Any) -> None:
-    # Under autocast a convolution gives bf16 where the image is f32.
-    x = net.input("x", "N", 4, 5, 5)
-    graph = net.build(y=net.add("sum", "add", net.add("a", "conv", x, out=4, kernel=3), x))
+    # Under autocast a convolution gives bf16 where the image is f32; what carries a type on
+    # is between the two.
+    image = net.input("image", "N", 4, 5, 5)
+    x = image
+    for op in ("batch_norm", "relu", "dropout"):
+        x = net.add(op, op, x)
+    y = net.add("a", "conv", x, out=4, kernel=3)
+    wide = net.add("wide", "add", y, x)
+    z = net.add("b", "conv", wide, out=4, kernel=3)
+    for number, op in enumerate(("batch_norm", "relu", "relu6", "dropout")):
+        z = net.add(f"{op}{number}", op, z)
+    z = net.add("pool", "max_pool", z, kernel=3, stride=1, padding=1)
+    graph = net.build(sum=net.add("low", "add", net.add("c", "conv", z, out=4), z), wide=wide)
     module = torch_fx.lower(graph, init_weights(graph, STANDARD, 0))
-    given = torch.randn(3, 4, 5, 5)
+    assert sums(module) == {"wide": ["add"], "low": ["add_"]}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, part = module(given), module.a(given)
-    assert part.dtype is torch.bfloat16
-    assert found.dtype is torch.float32
-    assert torch.equal(found, part + given)
+        low, high = module(torch.randn(3, 4, 5, 5))
+    assert (low.dtype, high.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_the_module_goes_wherever_torch_fx_modules_go(networks: dict[str, Any]) -> None:
+    module = steps.ours("resnet18", network("resnet18", networks)).eval()
+    assert "getattr" not in module.code  # layers are reached by way of the dictionaries
+    x = torch.randn(2, 3, 40, 40)
+    y = module(x)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    for other in (
+        copy.deepcopy(module),
+        torch.load(file, weights_only=False),
+        fx.symbolic_trace(module),
+        torch.export.export(module, (x,)).module(),
+    ):
+        assert torch.equal(other(x), y)
+    layer = module.get_submodule("layer1.0")
+    layer._modules["conv1"] = torch.nn.Identity()  # as tools of torch replace layers
+    assert not torch.equal(module(x), y)
 
 
 def test_the_benchmark_measures_once(

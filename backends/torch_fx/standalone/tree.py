@@ -13,8 +13,7 @@ from torch import fx, nn
 
 from archir.ir.graph import Graph
 
-from ..frame import DEEPEST  # noqa: TID252 - the backend's own package
-from ..layers import add_into  # noqa: TID252
+from ..frame import DEEPEST, SWAPPED  # noqa: TID252 - the backend's own package
 from .source import arguments, unwritten
 
 SMALL = 8
@@ -116,8 +115,10 @@ def _plain(calls: fx.Graph) -> fx.Graph:
     """The calls with sums as sums: two uses of a block may differ in what may be overwritten."""
     plain = copy.deepcopy(calls)
     for node in plain.nodes:
-        if node.target is add_into:
-            node.target, node.kwargs = operator.add, {}
+        if node.op == "call_method" and node.target == "add_":
+            node.op, node.target = "call_function", operator.add
+            if node.meta.get(SWAPPED):
+                node.args = node.args[::-1]
     return plain
 
 
