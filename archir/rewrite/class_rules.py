@@ -313,22 +313,21 @@ def _through(graph: Graph, held: AxisClass, terms: Mapping[str, Term]) -> dict[s
     """How much goes through each copy of a channel, where what reads them shares it out unevenly.
 
     Empty where several layers read the class, or one of them in several places: each of them has
-    shares of its own.
+    shares of its own. The same where a weight has a channel in several places.
     """
     readers = list(once(held, "consume"))
     term = terms[readers[0].path] if len(readers) == 1 else None
     if not isinstance(term, Apply) or term.function != "share_out":
         return {}
-    if structure_size(readers[0].structure) != held.size:
+    if any(structure_size(member.structure) != held.size for member in once(held)):
         return {}
     _, g, _, seed = term.args
     shares = FUNCTIONS["share_out"].value(Floating(np.float64), np.ones(held.size), g, 0, seed)
     out = {}
     for member in once(held, "produce", "carry"):
-        if structure_size(member.structure) == held.size and member.path != readers[0].path:
-            along = [1] * graph.parameters[member.path].type.rank
-            along[member.axis] = -1
-            out[member.path] = shares.reshape(along)
+        along = [1] * graph.parameters[member.path].type.rank
+        along[member.axis] = -1
+        out[member.path] = shares.reshape(along)
     return out
 
 

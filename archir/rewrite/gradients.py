@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -73,23 +73,27 @@ def maps_of(
 
 
 def _passed_on(plan: Plan, terms: Mapping[str, Term]) -> dict[str, Array]:
-    """How much goes through each of several copies of a layer: the share that its readers take.
+    """How much goes through each of several copies of a parameter: the share of its branch.
 
-    Behind a copy come layers of which each has one reader, up to one that adds copies up; on the
-    way some may have a fraction of their parent's weights.
+    A branch is a row of layers of which each has one operand and one reader; some of them may have
+    a fraction of their parent's weights. What stands before a normalisation has no say behind it.
     """
     copies = Counter(term.path for term in terms.values() if isinstance(term, Ref))
     out: dict[str, Array] = {}
     for node in plan.after:
-        own = [terms[path] for path in node.params.values() if path in terms]
-        if not any(isinstance(term, Ref) and copies[term.path] > 1 for term in own):
+        own = [p for p in node.params.values() if isinstance(terms.get(p), Ref)]
+        if not any(copies[terms[path].path] > 1 for path in own):  # type: ignore[union-attr]
             continue
         share, at = Fraction(1), node
         while (after := _reader(plan.after, at)) is not None:
             at = after
-            share *= _fraction([terms[path] for path in at.params.values() if path in terms])
+            share *= _fraction(at, terms)
+        at = node
+        while (before := _maker(plan.after, at)) is not None:
+            at = before
+            share *= _fraction(at, terms)
         if share != 1:
-            out |= dict.fromkeys(node.params.values(), np.asarray(float(share)))
+            out |= dict.fromkeys(own, np.asarray(float(share)))
     return out
 
 
@@ -101,15 +105,27 @@ def _reader(graph: Graph, node: Node) -> Node | None:
     return readers[0][0] if len(readers[0][0].inputs) == 1 else None
 
 
-def _fraction(terms: Sequence[Term]) -> Fraction:
+def _maker(graph: Graph, node: Node) -> Node | None:
+    """The node that makes a node's one operand for it alone; none, where that is normalised."""
+    if len(node.inputs) != 1 or node.op.endswith("_norm"):
+        return None
+    maker = graph.node(node.inputs[0].node)
+    return maker if _reader(graph, maker) is node else None
+
+
+def _fraction(node: Node, terms: Mapping[str, Term]) -> Fraction:
     """The fraction that all of a layer's parameters are of their parents; 1 where they differ."""
-    found = {
-        Fraction(*(int(a) for a in term.args[1:] if isinstance(a, int)))
-        if isinstance(term, Apply) and term.function == "scale"
-        else Fraction(1)
-        for term in terms
-    }
+    found = {_part(term) for path in node.params.values() if (term := terms.get(path)) is not None}
     return found.pop() if len(found) == 1 else Fraction(1)
+
+
+def _part(term: Term) -> Fraction:
+    if not isinstance(term, Apply) or term.function != "scale":
+        return Fraction(1)
+    _, p, q = term.args
+    assert isinstance(p, int)
+    assert isinstance(q, int)
+    return Fraction(p, q)
 
 
 def _firsts(g: IndexMap) -> IndexMap:

@@ -316,7 +316,12 @@ def _read_optimizer(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -
 
 def _inner(module: torch.nn.Module) -> torch.nn.Module:
     """The lowered module inside of what torch.compile or a parallel wrapper made of it."""
-    while (inner := module._modules.get("_orig_mod") or module._modules.get("module")) is not None:
+    import torch  # noqa: PLC0415 - the module can be imported without
+
+    while not isinstance(module, torch.fx.GraphModule):
+        inner = module._modules.get("_orig_mod") or module._modules.get("module")
+        if inner is None:
+            break
         module = inner
     return module
 

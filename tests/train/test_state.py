@@ -298,6 +298,15 @@ def test_a_module_with_other_weights_is_a_step_of_the_certificate(digits: Any) -
     assert state.rewrite("deepen", "a.relu1").network.verify()[-1].holds
 
 
+def test_a_wrapped_module(digits: Any) -> None:
+    """As torch.compile and DDP wrap one."""
+    module, optimizer, state = live(digits, SGD)
+    wrapped = torch.nn.Module()
+    wrapped.module = torch.nn.Module()
+    wrapped.module._orig_mod = module
+    assert State.of(state.network, optimizer, module=wrapped, step=3).digest == state.digest
+
+
 # --- torch's settings ------------------------------------------------------------------------
 
 

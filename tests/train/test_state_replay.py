@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from archir.ops import STANDARD
+from archir.rewrite.sites import Planner
 from archir.train.moments import FIRST
 
-from ..rewrite.nets import HEAD, IMAGE, LIBRARY, net, plan  # noqa: TID252 - a sibling folder
+from ..rewrite import test_builtin as builtin  # noqa: TID252 - a sibling folder
+from ..rewrite import test_structures as structures  # noqa: TID252
+from ..rewrite.nets import HEAD, IMAGE, LIBRARY, equal, net, plan, rule  # noqa: TID252
 from .replay import BOUND, OPTIMIZERS, Replayed, initial, replay
 from .uses import CHAIN, RESIDUAL, TRAINED, use
 
@@ -177,3 +181,62 @@ def test_rules_that_keep_the_function_in_evaluation_alone(name: str) -> None:
     reasons = {f.reason for f in found.fates.values() if f.what == "zero"} - {"new"}
     assert all("in training the function changes" in text for text in reasons)
     assert bool(reasons) == (name in FOLDS)
+
+
+BRANCHES: Mapping[str, str] = {
+    "shared out in front": """
+        c.weight    = scale(c.weight, 9, 25)     c.bias    = scale(c.bias, 9, 25)
+        copy.weight = scale(c.weight, 16, 25)    copy.bias = scale(c.bias, 16, 25)
+        d.weight    = d.weight                   d.bias    = scale(d.bias, 9, 25)
+        more.weight = d.weight                   more.bias = scale(d.bias, 16, 25)""",
+    "shared out behind": """
+        c.weight    = c.weight                   c.bias    = c.bias
+        copy.weight = c.weight                   copy.bias = c.bias
+        d.weight    = scale(d.weight, 9, 25)     d.bias    = scale(d.bias, 9, 25)
+        more.weight = scale(d.weight, 16, 25)    more.bias = scale(d.bias, 16, 25)""",
+    "shared out evenly": """
+        c.weight    = c.weight                   c.bias    = c.bias
+        copy.weight = c.weight                   copy.bias = c.bias
+        d.weight    = scale(d.weight, 1, 2)      d.bias    = scale(d.bias, 1, 2)
+        more.weight = scale(d.weight, 1, 2)      more.bias = scale(d.bias, 1, 2)""",
+}
+
+
+@pytest.mark.parametrize("where", BRANCHES)
+def test_branches_of_several_layers(where: str) -> None:
+    """A rule of one's own: a copied layer has the share that a layer before or behind it states."""
+    mine = rule(
+        """rule mine() {
+        match   { y = x |> c: conv(n, bias = true) |> relu |> d: conv(m, bias = true) }
+        replace { y = (x |> c: conv |> relu |> d: conv)
+                    + (x |> copy: conv(n, c.kernel) |> relu |> more: conv(m, d.kernel)) }
+        weights { """
+        + BRANCHES[where]
+        + "}\n}"
+    )
+    graph = net(IMAGE + "end = x |> a: conv(4, 3) |> r: relu |> b: conv(5, 3)" + HEAD)
+    made = plan(graph, mine, "b")
+    assert equal(made) == {"eval", "train"}
+    for optimizer in ("sgd", "adamw"):
+        found = replay(made, initial(graph), optimizer)
+        assert worst(found, found.mapped, slot_of(optimizer)) < BOUND
+
+
+GRAPHS = {name: net(body) for name, (body, _, _) in builtin.WIDENED.items()}
+GRAPHS |= {name: structures.graph(name) for name in structures.STRUCTURES}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_rules_over_a_class_in_every_structure(name: str) -> None:
+    """Residual streams, groups, heads, flattenings, tied weights: each class, each rule over it."""
+    graph = GRAPHS[name]
+    held = initial(graph)
+    planner = Planner(graph, STANDARD, held)
+    for found in (s for r in structures.CLASS_RULES for s in planner.sites(LIBRARY[r])):
+        arguments = planner.example_arguments(LIBRARY[found.rule], found.at)
+        made = planner.plan(LIBRARY[found.rule], found.at, arguments, 1)
+        if found.rule == "widen.shares" and not made.through:
+            continue
+        done = replay(made, held, "sgd", steps=2)
+        assert worst(done, done.mapped, "momentum_buffer") < BOUND, found
+        assert done.new_entries("momentum_buffer") == 0
