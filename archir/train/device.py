@@ -98,6 +98,25 @@ def memory(device: torch.device) -> Iterator[None]:
         ) from reason
 
 
+@contextmanager
+def batch_norms() -> Iterator[None]:
+    """Says in the user's terms that a batch is too small for a batch norm.
+
+    Raises:
+        ArchirError: A632.
+    """
+    try:
+        yield
+    except ValueError as reason:
+        if "Expected more than 1" not in str(reason):
+            raise
+        raise error(
+            "A632",
+            "a batch norm needs more than one value of each channel, and a batch has one image",
+            hint="a larger batch_size (of each process), or more data",
+        ) from None
+
+
 def module_of(graph: Graph, weights: Weights, device: torch.device) -> torch.nn.Module:
     """The network as a torch module on a device, over copies of the weights.
 

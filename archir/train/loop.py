@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from archir.diag import error
@@ -22,8 +23,8 @@ from archir.train.checkpoint import (
     save_checkpoint,
     save_weights_alone,
 )
-from archir.train.data import Dataset, check_fits
-from archir.train.device import casting, describe, memory, module_of, weights_of
+from archir.train.data import Dataset, check_fits, normalisation
+from archir.train.device import batch_norms, casting, describe, memory, module_of, weights_of
 from archir.train.distributed import Ranks, ranks
 from archir.train.ema import Ema
 from archir.train.evaluate import Evaluation, run
@@ -175,6 +176,8 @@ def train(
     check_config(config)
     check_fits(graph, dataset)
     check_weights(graph, weights)
+    if teacher is not None:
+        _check_teacher(graph, teacher, dataset)
     if all(parameter.buffer for parameter in graph.parameters.values()):
         raise error("A625", f"{graph.name} has no parameters, so there is nothing to train")
     with ranks(config.device) as here:
@@ -207,6 +210,23 @@ def train(
             with logs:
                 work.logs = logs
                 return work.train(progress)
+
+
+def _check_teacher(graph: Graph, teacher: tuple[Graph, Weights], dataset: Dataset) -> None:
+    """Make sure that a teacher takes what its student takes.
+
+    Raises:
+        ArchirError: A611, A612, A623 or A625.
+    """
+    check_fits(teacher[0], dataset)
+    check_weights(*teacher)
+    own, others = normalisation(graph), normalisation(teacher[0])
+    if (own is None) != (others is None) or not all(map(np.array_equal, own or (), others or ())):
+        raise error(
+            "A623",
+            f"{graph.name} and its teacher, {teacher[0].name}, state other means or deviations",
+            hint="both see the same images: their `preprocess` should agree",
+        )
 
 
 def _length(images: int, config: TrainConfig, here: Ranks) -> tuple[int, int, int]:
@@ -369,7 +389,7 @@ class _Run:
         torch.manual_seed(drawn_seed(config.seed, DROPOUT, number))
         self._adjust(self.step)
         live.optimizer.zero_grad(set_to_none=True)
-        with casting(self.device, config.precision):
+        with casting(self.device, config.precision), batch_norms():
             logits = self.runner(x)
         logits = logits.float()
         loss = self.loss(logits, y)

@@ -92,6 +92,9 @@ def train_facts(dataset: Dataset, config: TrainConfig, since: int, until: int) -
 _LARGEST = 1e300
 """Beyond it numbers count as none: integers may be too large for a float."""
 
+_LARGEST_FACTOR = 1e6
+"""What ``rates`` may multiply a rate by, at most."""
+
 _RANGES: Mapping[str, tuple[float, float]] = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -145,6 +148,10 @@ def check_config(config: TrainConfig, where: str = "") -> None:
             what = "no precision" if name == "precision" else f"no {name}"
             *some, last = typing.get_args(kind)
             raise error("A632", f"{where}`{value}` is {what}", hint=f"{', '.join(some)} or {last}")
+    for glob, factor in config.rates:
+        if not 0 <= factor <= _LARGEST_FACTOR:
+            found = f"the factor of `{glob}` is {factor}"
+            raise error("A632", f"{where}{found}, it should be from 0 to {_LARGEST_FACTOR:g}")
     if config.lr_min > config.lr:
         raise error("A632", f"{where}lr_min is {config.lr_min:g}, more than lr, {config.lr:g}")
     if config.warmup >= config.epochs:

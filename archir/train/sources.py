@@ -112,7 +112,7 @@ def read_factory(path: Path, factory: str, code: str = "A624") -> Any:
             return make()
     except ArchirError:
         raise
-    except Exception as reason:
+    except (Exception, SystemExit) as reason:
         what = f"{type(reason).__name__}: {reason}"
         raise error(code, f"{path}:{factory} failed with {what}") from reason
     raise error(code, f"{path} has no function `{factory}`")

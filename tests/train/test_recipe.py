@@ -97,6 +97,7 @@ def test_the_record_of_a_recipe_is_that_recipe() -> None:
         ("rates = 3", "a table of numbers by glob"),
         ("rates = { stem = 'x' }", "a table of numbers by glob"),
         ("rates = { stem = nan }", "a table of numbers by glob"),
+        ("rates = { stem = -1 }", "from 0 to 1e+06"),
         ("rates = [['stem']]", "a table of numbers by glob"),
         ("schedule = 'step'", "constant, cosine, sgdr or onecycle"),
         ("schedule = ['cosine']", "it should be a string"),
