@@ -32,6 +32,7 @@ def verify(file: str, weights: str | None, calibrate: str | None, download: bool
     from archir.api import certificate_path, load, weights_path
     from archir.proof.certificate import read_certificate
     from archir.proof.replay import Finding
+    from archir.saving import optimizer_path
     from archir.weights.store import is_untouched
 
     read_source(Path(file))
@@ -51,7 +52,26 @@ def verify(file: str, weights: str | None, calibrate: str | None, download: bool
     if network.weights is not None and weights is None:
         fine = is_untouched(weights_path(Path(file)))
         findings.append(Finding("header of the weights", "hash", holds=fine))
+        if optimizer_path(Path(file)).is_file():
+            findings.append(_optimizer(file, network))
     return _report(file, findings)
+
+
+def _optimizer(file: str, network: Network) -> Finding:
+    """The optimizer's state: that of these weights, and the one that the last step states."""
+    from archir.proof.replay import Finding
+    from archir.train.state import State
+
+    try:
+        digest = State.load(file, network).digest
+    except ArchirError as failure:
+        detail = failure.diagnostics[0].message
+        return Finding("the optimizer's state", "hash", holds=False, detail=detail)
+    steps = network.certificate.steps
+    stated = steps[-1].facts.get("optimizer") if steps else None
+    holds = not isinstance(stated, dict) or stated.get("after") == digest
+    detail = "" if holds else "it is not the one that the last step states"
+    return Finding("the optimizer's state", "hash", holds=holds, detail=detail)
 
 
 def _fits(network: Network, dataset: Dataset, report: Callable[[str], None]) -> list[Finding]:

@@ -530,6 +530,29 @@ def test_rewrite_with_optimizer(archir: Any, saved: Path) -> None:
     assert not optimizer_path(out).exists()
 
 
+def test_verify_looks_at_the_state(archir: Any, saved: Path) -> None:
+    out = saved.with_name("out.arch")
+    State.load(saved).rewrite("widen", "a.conv1", width=16).save(out)
+
+    def found() -> tuple[int, dict[str, Any]]:
+        answer = archir("verify", out, "--json")
+        (one,) = [f for f in answer.document["findings"] if f["subject"] == "the optimizer's state"]
+        return answer.status, one
+
+    status, one = found()
+    assert (status, one["holds"], one["how"]) == (0, True, "hash")
+    file = optimizer_path(out)
+    facts, arrays = json.loads(load_metadata(file)["optimizer"]), load_weights(file)
+    arrays["exp_avg/fc.bias"] += 1
+    save_weights(file, arrays, {"optimizer": json.dumps(facts)})
+    status, one = found()
+    assert (status, one["holds"]) == (1, False)
+    assert one["detail"] == "it is not the one that the last step states"
+    shutil.copy(optimizer_path(saved), file)
+    status, one = found()
+    assert (status, one["holds"]) == (1, False)
+
+
 def test_without_a_state_the_command_says_so(archir: Any, saved: Path) -> None:
     optimizer_path(saved).unlink()
     words = ("rewrite", saved, "--rule", "deepen@a.relu1", "--with-optimizer")
