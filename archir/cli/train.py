@@ -209,6 +209,8 @@ def _trained(
     config = _config(recipe, device, flags)
     if resume and run is None:
         raise error("A609", "nothing says which run to resume", hint="--run DIR")
+    if tensorboard and run is None:
+        raise error("A609", "nothing says where TensorBoard's numbers go", hint="--run DIR")
     if with_optimizer and (config.ema or config.keep == "best"):
         raise error(
             "A609",

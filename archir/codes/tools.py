@@ -478,6 +478,12 @@ CODES: dict[str, Code] = {
         "Growths stand in the order in which they come, and each comes before a step of the run. "
         "Steps are counted from 0, epochs from 1; the message says how many there are.",
     ),
+    "A675": Code(
+        "torch cannot compile the network",
+        "`compile` hands the network to torch.compile, which writes C++ for a CPU and needs a "
+        "compiler for it. Without `compile` torch runs it as it is, with the same results up to "
+        "rounding. The exit status is 3.",
+    ),
     "A690": Code(
         "out of memory",
         "The machine has not the memory that the command needs. Nothing was left half written.",

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, cast
 
 from archir import target
-from archir.diag import error
+from archir.diag import UNSUPPORTED, error
 from archir.ir.graph import Graph
 
 try:
@@ -99,11 +99,11 @@ def memory(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def batch_norms() -> Iterator[None]:
-    """Says in the user's terms that a batch is too small for a batch norm.
+def running() -> Iterator[None]:
+    """Says in the user's terms that torch cannot run a network on a batch, or compile it.
 
     Raises:
-        ArchirError: A632.
+        ArchirError: A632, the batch is too small for a batch norm; A675, torch.compile failed.
     """
     try:
         yield
@@ -115,6 +115,15 @@ def batch_norms() -> Iterator[None]:
             "a batch norm needs more than one value of each channel, and a batch has one image",
             hint="a larger batch_size (of each process), or more data",
         ) from None
+    except RuntimeError as reason:
+        if not type(reason).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise error(
+            "A675",
+            f"torch.compile failed: {str(reason).splitlines()[0][:300]}",
+            hint="on a CPU it needs a C++ compiler; without `compile` nothing is compiled",
+            status=UNSUPPORTED,
+        ) from reason
 
 
 def module_of(graph: Graph, weights: Weights, device: torch.device) -> torch.nn.Module:

@@ -24,7 +24,7 @@ from archir.train.checkpoint import (
     save_weights_alone,
 )
 from archir.train.data import Dataset, check_fits, normalisation
-from archir.train.device import batch_norms, casting, describe, memory, module_of, weights_of
+from archir.train.device import casting, describe, memory, module_of, running, weights_of
 from archir.train.distributed import Ranks, ranks
 from archir.train.ema import Ema
 from archir.train.evaluate import Evaluation, run
@@ -389,7 +389,7 @@ class _Run:
         torch.manual_seed(drawn_seed(config.seed, DROPOUT, number))
         self._adjust(self.step)
         live.optimizer.zero_grad(set_to_none=True)
-        with casting(self.device, config.precision), batch_norms():
+        with casting(self.device, config.precision), running():
             logits = self.runner(x)
         logits = logits.float()
         loss = self.loss(logits, y)
