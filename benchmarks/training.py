@@ -16,9 +16,9 @@ less what it held when all was imported, medians of several in turn (`--repeats-
 differs by some per cent from run to run, as pages and heaps fall; the allocator's is what counts.
 
 "of matmul": three times the forward pass's multiply-adds (`torch.utils.flop_counter`) by archir's
-time, as a share of the multiply-adds a second of a large matrix product, timed here too (on a CPU in
-processor time, so that others do not count). Above 100 % convolutions took fewer multiplications
-than their definition has (Winograd).
+time, as a share of the multiply-adds a second of a large matrix product, timed here too (on a CPU
+in processor time, so that others do not count). Above 100 % convolutions took fewer
+multiplications than their definition has (Winograd).
 
     uv run python benchmarks/training.py [--only resnet18 ...] [--batch 8] [--size 224] [--pairs 30]
         [--threads 1] [--cpu] [--compile] [--channels-last] [--bf16] [--device cuda]
