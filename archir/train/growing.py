@@ -111,7 +111,7 @@ class Growing:
             moved.state.save(_kept(folder, stage + 1), force=True)
         self._networks[stage + 1] = moved.state.network
         self.lines.append(_line(stage + 1, change, moved.rewritten, moved.fates))
-        return _live(moved.state, live), self.lines[-1:]
+        return self._live(moved.state, live), self.lines[-1:]
 
     def restored(self, live: Live, stage: int, folder: Path) -> Live:
         """The network after so many growths, as the run folder keeps it.
@@ -122,7 +122,7 @@ class Growing:
         state = self._stored(stage, folder)
         self._networks[stage] = state.network
         self.lines = _logged(folder)[:stage]
-        return _live(state, live)
+        return self._live(state, live)
 
     def graph(self, stage: int, folder: Path | None) -> Graph:
         """The graph after so many growths.
@@ -154,6 +154,24 @@ class Growing:
             return found
         facts = train_facts(self.dataset, self.config, since, step)
         return found.with_weights(weights_of(live.module, live.graph), "train", facts)
+
+    def _live(self, state: State, like: Live) -> Live:
+        """A state on the device of another one, with what is averaged there."""
+        module, optimizer = state.to_torch(next(like.module.parameters()).device)
+        if self.config.channels_last:
+            module.to(memory_format=torch.channels_last)
+            for parameter, held in optimizer.state.items():
+                for slot, value in held.items():
+                    if value.shape == parameter.shape:  # in memory as it is stepped through
+                        held[slot] = torch.empty_like(parameter).copy_(value)
+        ema = None
+        if like.ema is not None and state.ema is not None:
+            ema = Ema(module, like.ema.decay)
+            own = {**dict(ema.module.named_parameters()), **dict(ema.module.named_buffers())}
+            with torch.no_grad():
+                for path, array in state.ema.items():
+                    own[path].copy_(torch.from_numpy(array.copy()))
+        return Live(state.network.graph, module, optimizer, ema, like.scaler)
 
     def _stored(self, stage: int, folder: Path) -> State:
         file = _kept(folder, stage)
@@ -190,20 +208,6 @@ def _logged(folder: Path) -> list[dict[str, Any]]:
 
 def _kept(folder: Path, stage: int) -> Path:
     return folder / NETWORKS / f"{stage}.arch"
-
-
-def _live(state: State, like: Live) -> Live:
-    """A state on the device of another one, with what is averaged there."""
-    device = next(like.module.parameters()).device
-    module, optimizer = state.to_torch(device)
-    ema = None
-    if like.ema is not None and state.ema is not None:
-        ema = Ema(module, like.ema.decay)
-        own = {**dict(ema.module.named_parameters()), **dict(ema.module.named_buffers())}
-        with torch.no_grad():
-            for path, array in state.ema.items():
-                own[path].copy_(torch.from_numpy(array.copy()))
-    return Live(state.network.graph, module, optimizer, ema, like.scaler)
 
 
 def _line(stage: int, change: Change, done: Rewritten, fates: Mapping[str, Fate]) -> dict[str, Any]:

@@ -224,6 +224,25 @@ def test_new_parameters_learn_and_frozen_ones_stay(
     assert held["tail.new.weight"]["scale"] == 1.0
 
 
+def test_channels_may_come_last(network: Network, digits: Dataset, tmp_path: Path) -> None:
+    changes, plain = timetable(tmp_path, network), replace(SHORT, epochs=2, ema=0.9, lr=1e-3)
+    config = replace(plain, channels_last=True)
+    growing = Watched(network, changes, digits, config)
+    done = fit(network, growing, digits, config, run_dir=tmp_path / "run")
+    for _, live in growing.seen:
+        for _, parameter in live.optimized():
+            if parameter.ndim == 4:
+                assert parameter.is_contiguous(memory_format=torch.channels_last)
+            moment = live.optimizer.state.get(parameter, {}).get("momentum_buffer", parameter)
+            assert moment.stride() == parameter.stride()
+    other = fit(network, Growing(network, changes, digits, plain), digits, plain)
+    for one, two in zip(done.history, other.history, strict=True):
+        assert abs(one.train_loss - two.train_loss) < 1e-4 * two.train_loss
+    again = Growing(network, changes, digits, config)
+    found = fit(network, again, digits, config, run_dir=tmp_path / "run", existing="resume")
+    assert same(found.weights, done.weights)
+
+
 def test_two_growths_before_one_step(network: Network, digits: Dataset, tmp_path: Path) -> None:
     text = """
         [[grow]]
