@@ -416,6 +416,8 @@ class _Run:
         """Change the network, where that is due before this step."""
         growth = self.growth
         while growth is not None and growth.due(self.step, self.stage):
+            if not self.live.is_finite():
+                self._astray(math.nan)
             self.here.share_buffers(self.live.module)  # rules may read them
             live, lines = growth.grow(self.live, self.step, self.stage, self.logs.folder)
             self.stage += 1
