@@ -301,6 +301,18 @@ def test_a_growth_that_turns_out_impossible(
     assert (run / "last.safetensors").exists()
 
 
+def test_a_network_that_went_astray_is_not_grown(
+    network: Network, digits: Dataset, tmp_path: Path
+) -> None:
+    config = replace(SHORT, lr=1000.0, weight_decay=1000.0, schedule="constant", log_every=0)
+    text = '[[grow]]\nstep = 15\nrule = "deepen@tail.relu"'
+    growing = Growing(network, timetable(tmp_path, network, text), digits, config)
+    with pytest.raises(ArchirError) as caught:
+        fit(network, growing, digits, config)
+    assert caught.value.diagnostics[0].code == "A631"
+    assert "(by step 15)" in caught.value.diagnostics[0].message
+
+
 def test_what_cannot_work_fails_before_anything_is_written(
     network: Network, digits: Dataset, tmp_path: Path
 ) -> None:
