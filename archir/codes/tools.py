@@ -468,6 +468,12 @@ CODES: dict[str, Code] = {
         "Flip, crop and cutout take images [C, H, W] that are larger than `crop` and not smaller "
         "than `cutout`.",
     ),
+    "A675": Code(
+        "torch cannot compile the network",
+        "`compile` hands the network to torch.compile, which writes C++ for a CPU and needs a "
+        "compiler for it. Without `compile` torch runs it as it is, with the same results up to "
+        "rounding. The exit status is 3.",
+    ),
     "A680": Code(
         "wrong timetable of growths",
         "`--grow FILE` is a TOML file of tables `[[grow]]`, each with `step` (from 0) or `epoch` "
@@ -477,12 +483,6 @@ CODES: dict[str, Code] = {
         "a growth out of order, or beyond the run",
         "Growths stand in the order in which they come, and each comes before a step of the run. "
         "Steps are counted from 0, epochs from 1; the message says how many there are.",
-    ),
-    "A675": Code(
-        "torch cannot compile the network",
-        "`compile` hands the network to torch.compile, which writes C++ for a CPU and needs a "
-        "compiler for it. Without `compile` torch runs it as it is, with the same results up to "
-        "rounding. The exit status is 3.",
     ),
     "A690": Code(
         "out of memory",
