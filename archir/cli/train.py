@@ -165,6 +165,8 @@ def train(run: str | None, **words: Any) -> Report:
     cut off. Under torchrun it trains on several GPUs. With --grow the network is rewritten on the
     way, and its optimizer's state with it.
     """
+    import archir.train.device  # noqa: F401 - before all else: it says so where torch is missing
+
     if os.environ.get("WORLD_SIZE", "1") == "1":
         with _told_how_to_go_on(run):
             return _trained(run=run, **words)
