@@ -37,6 +37,8 @@ class PlanMaps:
 
     def second(self, group: Group, v: Mapping[str, Array]) -> dict[str, Array] | None:
         """Second moments; None where the map has none."""
+        if not self.alike:
+            return group.second(v)
         roots = {path: self._together(path, np.sqrt(np.maximum(a, 0))) for path, a in v.items()}
         return group.second({path: np.square(a) for path, a in roots.items()})
 

@@ -135,19 +135,21 @@ def _group(
     if not present:
         return {}, dict.fromkeys(paths, Fate("zero", "there is no state yet"))
     name, counts = FIRST[state.kind], _counts(state, present)
-    w = {key: np.asarray(weights[key], np.float64) for key in joint.keys}
-    m = {key: _slot(state, key, name, w[key]) for key in joint.keys}
+    m = {key: _slot(state, key, name, weights[key].shape) for key in joint.keys}
     decays = {key: _decay(state, key, counts, steps) for key in joint.keys}
-    first = maps.first(joint, {key: m[key] - decays[key] * w[key] for key in joint.keys})
+    for key in joint.keys if any(decays.values()) else ():
+        m[key] = m[key] - decays[key] * np.asarray(weights[key], np.float64)
+    first = maps.first(joint, m)
     if any(decays.values()):
-        image = joint.image(w)
+        image = joint.image({key: np.asarray(weights[key], np.float64) for key in joint.keys})
         for path in paths:
             first[path] = first[path] + _decay(child, path, counts, steps) * image[path]
     made: dict[str, dict[str, Array]] = {path: {name: first[path]} for path in paths}
     for other in SECOND[state.kind]:
         if not any(other in state.slots[key] for key in present):
             continue
-        second = maps.second(joint, {key: _slot(state, key, other, w[key]) for key in joint.keys})
+        held = {key: _slot(state, key, other, weights[key].shape) for key in joint.keys}
+        second = maps.second(joint, held)
         if second is None:
             reason = "second moments have no map where gradients are mixed"
             return {}, dict.fromkeys(paths, Fate("zero", reason))
@@ -160,13 +162,15 @@ def _group(
         out[path] |= {} if counts is None else {STEP: counts}
     fates = {}
     for path, reached in joint.reached().items():
-        fates[path] = Fate("mapped", new=int(reached.size - reached.sum()), entries=reached.size)
+        entries = first[path].size  # reached is smaller where it is the same along axes
+        old = int(reached.sum()) * (entries // max(reached.size, 1))
+        fates[path] = Fate("mapped", new=entries - old, entries=entries)
     return out, fates
 
 
-def _slot(state: OptimizerState, path: str, name: str, like: Array) -> Array:
+def _slot(state: OptimizerState, path: str, name: str, shape: tuple[int, ...]) -> Array:
     held = state.slots.get(path, {}).get(name)
-    return np.zeros(like.shape) if held is None else np.asarray(held, np.float64)
+    return np.zeros(shape) if held is None else np.asarray(held, np.float64)
 
 
 def _counts(state: OptimizerState, paths: Iterable[str]) -> Array | None:

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 from archir.ops.arithmetic import Array
+from archir.weights.fibres import ALONG
 from archir.weights.functions import evaluate
 from archir.weights.linear import FLOAT, NoInverse
 from archir.weights.tape import Tape, Tensors, groups, key_of
@@ -42,7 +43,10 @@ Form = Literal["gathered", "added", "mixed"]
 
 @dataclass(frozen=True)
 class Group:
-    """The gradient map of tensors that read tensors of the parent in common."""
+    """The gradient map of tensors that read tensors of the parent in common.
+
+    Along axes on which no term acts the map is the same everywhere; it is known for one entry.
+    """
 
     tapes: Mapping[str, Tape]
     keys: tuple[str, ...]
@@ -50,21 +54,25 @@ class Group:
     shares: Mapping[str, Array]
     """By path, how much of the function goes through an entry, beside its coefficient; else 1."""
     shapes: Mapping[str, tuple[int, ...]]
+    """Of the parent's tensors, 1 along the axes on which nothing acts."""
 
     def first(self, m: Mapping[str, Array]) -> dict[str, Array]:
         """First moments of the child, of those of the parent (float64, by path)."""
-        return self._solved({key: m[key] for key in self.keys})[0]
+        m = {key: m[key] for key in self.keys}
+        if self.form == "gathered":
+            return self._gathered(m)
+        return self._added(m) if self.form == "added" else self._shortest(m)
 
     def second(self, v: Mapping[str, Array]) -> dict[str, Array] | None:
         """Second moments; None where the map mixes gradients that are in no proportion."""
-        made, form = self._solved({key: np.sqrt(np.maximum(v[key], 0)) for key in self.keys})
-        signed = form == "added" and not all(tape.positive for tape in self.tapes.values())
-        if form == "mixed" or signed:
+        signed = self.form == "added" and not all(tape.positive for tape in self.tapes.values())
+        if self.form == "mixed" or signed:
             return None
+        made = self.first({key: np.sqrt(np.maximum(v[key], 0)) for key in self.keys})
         return {path: np.square(a) for path, a in made.items()}
 
     def reached(self) -> dict[str, Array]:
-        """Which entries read anything of the parent; the others are new."""
+        """Which entries read anything of the parent (to be broadcast); the others are new."""
         return {path: n > 0 for path, n in self._rows.items()}
 
     def image(self, w: Mapping[str, Array]) -> dict[str, Array]:
@@ -95,22 +103,33 @@ class Group:
             tape.back(y[path], into, squared=squared)
         return {key: into[key] for key in self.keys}
 
-    def _solved(self, m: Mapping[str, Array]) -> tuple[dict[str, Array], Form]:
-        metric, columns = self._metric, self._columns
-        x = {key: np.where(n > 0, m[key], 0) / np.where(n > 0, n, 1) for key, n in columns.items()}
-        y = {path: metric[path] * a for path, a in self.image(x).items()}
-        left = {k: np.where(columns[k] > 0, m[k] - a, 0) for k, a in self._back(y).items()}
+    @functools.cached_property
+    def form(self) -> Form:
+        """Which closed form the map has, found out by trying."""
+        rng = np.random.Generator(np.random.PCG64(1))
+        m = {key: rng.uniform(1, 2, shape) for key, shape in self.shapes.items()}
+        back = self._back(self._gathered(m))
+        left = {k: np.where(self._columns[k] > 0, m[k] - a, 0) for k, a in back.items()}
         if _norm(left) <= EXACT * _norm(m):
-            return y, "gathered"
+            return "gathered"
         sums = self.image(m)
-        y = {p: a / np.where(self._rows[p] > 0, self._rows[p], 1) for p, a in sums.items()}
-        left = {path: sums[path] - a for path, a in self.image(self._back(y)).items()}
-        if _norm(left) <= EXACT * _norm(sums):
-            return y, "added"
-        return self._shortest(m, {path: np.sqrt(d) for path, d in metric.items()}), "mixed"
+        there = self.image(self._back(self._added(m)))
+        left = {path: sums[path] - a for path, a in there.items()}
+        return "added" if _norm(left) <= EXACT * _norm(sums) else "mixed"
 
-    def _shortest(self, m: Mapping[str, Array], root: Mapping[str, Array]) -> dict[str, Array]:
+    def _gathered(self, m: Mapping[str, Array]) -> dict[str, Array]:
+        x = {k: np.where(n > 0, m[k], 0) / np.where(n > 0, n, 1) for k, n in self._columns.items()}
+        return {path: self._metric[path] * a for path, a in self.image(x).items()}
+
+    def _added(self, m: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            path: a / np.where(self._rows[path] > 0, self._rows[path], 1)
+            for path, a in self.image(m).items()
+        }
+
+    def _shortest(self, m: Mapping[str, Array]) -> dict[str, Array]:
         """Least squares by conjugate gradients, from zero: the shortest in that measure."""
+        root = {path: np.sqrt(a) for path, a in self._metric.items()}
 
         def forth(x: Mapping[str, Array]) -> dict[str, Array]:
             return {path: root[path] * a for path, a in self.image(x).items()}
@@ -200,18 +219,38 @@ def _group(
     keys = tuple(dict.fromkeys(key for path in terms for key in reads[path]))
     needed = dict.fromkeys(leaf for term in terms.values() for leaf in leaves(term))
     values: Tensors = {key_of(leaf): evaluate(leaf, FLOAT, at, measured) for leaf in needed}
+    axes = [_axes(term) for term in terms.values()]
+    if len(values) == 1 and None not in axes:
+        acted = {axis for found in axes for axis in found or ()}
+        ((key, value),) = values.items()
+        acted = {axis % value.ndim for axis in acted}
+        values[key] = value[tuple(slice(None if i in acted else 1) for i in range(value.ndim))]
     values = {key: np.asarray(value, np.float64) for key, value in values.items()}
     tapes: dict[str, Tape] = {}
     failed: dict[str, str] = {}
     for path, term in terms.items():
         try:
             tapes[path] = Tape(term, values, keys)
+            del tapes[path].value  # which takes as much memory as all else
         except NoInverse as reason:
             failed[path] = f"`{reason}` is not linear"
     if not tapes:
         return None, failed
     shapes = {key: values[key].shape for key in keys}
     return Group(tapes, keys, {p: shares[p] for p in tapes if p in shares}, shapes), failed
+
+
+def _axes(term: Term) -> set[int] | None:
+    """The axes of its one tensor on which a term acts; None where it does not keep axes apart."""
+    if not isinstance(term, Apply):
+        return set()
+    known = term.function in (*ALONG, "multiply_along", "divide_along")
+    inner = _axes(term.args[0]) if known and isinstance(term.args[0], Term) else None
+    other = [a for a in term.args[1:] if isinstance(a, Term)]
+    if inner is None or any(True for each in other for _ in leaves(each)):
+        return None
+    axis = term.args[2]
+    return {*inner, axis} if isinstance(axis, int) else None
 
 
 def _mixing(term: Term) -> Iterator[str]:

@@ -129,10 +129,13 @@ class Scale:
     after: tuple[int, ...]
 
     def apply(self, t: Array, *, squared: bool = False) -> Array:
-        return np.broadcast_to(t * _power(self.factor, squared), self.after)
+        made = np.asarray(t * _power(self.factor, squared))
+        return made if self.before == self.after else np.broadcast_to(made, self.after)
 
     def transpose(self, y: Array, *, squared: bool = False) -> Array:
         y = np.asarray(y * _power(self.factor, squared))
+        if self.before == self.after:
+            return y
         rank = len(self.after) - len(self.before)
         y = y.sum(axis=tuple(range(rank)))
         over = tuple(i for i, n in enumerate(self.before) if n == 1 and y.shape[i] != 1)

@@ -220,7 +220,11 @@ def replay(
     state = OptimizerState(kind.__name__, (Group(tuple(names[0]), group),), mine)  # type: ignore[arg-type]
     mapped, fates = moved(state, plan, now, steps=steps)
     maps = maps_of(plan, now, frozenset(names[0]))
-    reached = {path: mask for joint in maps.maps.groups for path, mask in joint.reached().items()}
+    reached = {
+        path: np.broadcast_to(mask, plan.after.parameters[path].type.shape)  # type: ignore[arg-type]
+        for joint in maps.maps.groups
+        for path, mask in joint.reached().items()
+    }
     reached |= {path: np.ones(now[path].shape, np.bool_) for path in maps.maps.kept}
     reached = {path: mask for path, mask in reached.items() if path in names[1]}
     due = slots_of(new, names[1])

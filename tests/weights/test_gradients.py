@@ -49,7 +49,8 @@ def test_the_shortest_in_shares(label: str, path: str, term: Term) -> None:
     wanted = root * (np.linalg.pinv(matrix(term, path).T * root) @ m.reshape(-1))
     y = found.first({path: m})["made"]
     assert np.allclose(y.reshape(-1), wanted, rtol=1e-11, atol=1e-11), label
-    assert (found.reached()["made"].reshape(-1) == (lengths > 0)).all()
+    reached = np.broadcast_to(found.reached()["made"], y.shape)
+    assert (reached.reshape(-1) == (lengths > 0)).all()
     v = found.second({path: m**2})
     assert v is not None
     assert np.allclose(v["made"], np.square(np.abs(y)), rtol=1e-11, atol=1e-11)
