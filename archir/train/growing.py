@@ -21,6 +21,7 @@ import torch
 
 from archir.api import Calibration, Network, Rewritten, load
 from archir.diag import ArchirError, error
+from archir.files import cannot_write
 from archir.ir.graph import Graph
 from archir.proof.certificate import state_of
 from archir.train.checkpoint import Live
@@ -107,7 +108,10 @@ class Growing:
         except ArchirError as failure:
             raise named(failure, stage + 1, change) from None
         if folder is not None:
-            (folder / NETWORKS).mkdir(exist_ok=True)
+            try:
+                (folder / NETWORKS).mkdir(exist_ok=True)
+            except OSError as reason:
+                raise cannot_write(folder / NETWORKS, reason) from reason
             moved.state.save(_kept(folder, stage + 1), force=True)
         self._networks[stage + 1] = moved.state.network
         self.lines.append(_line(stage + 1, change, moved.rewritten, moved.fates))

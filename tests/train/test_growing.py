@@ -301,6 +301,19 @@ def test_a_growth_that_turns_out_impossible(
     assert (run / "last.safetensors").exists()
 
 
+def test_a_run_folder_that_cannot_be_written(
+    network: Network, digits: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / NETWORKS).touch()
+    growing = Growing(network, timetable(tmp_path, network), digits, SHORT)
+    with pytest.raises(ArchirError) as caught:
+        fit(network, growing, digits, SHORT, run_dir=run)
+    assert caught.value.diagnostics[0].code == "A602"
+    assert (run / "last.safetensors").exists()
+
+
 def test_a_network_that_went_astray_is_not_grown(
     network: Network, digits: Dataset, tmp_path: Path
 ) -> None:

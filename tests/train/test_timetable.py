@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from archir.api import Network, load, rewrite
+from archir.codes import CODES
 from archir.diag import BAD_INPUT, CHECK_FAILED, ArchirError
 from archir.train.timetable import Change, check_times, read_timetable, rehearse
 
@@ -208,3 +210,14 @@ def test_a_rehearsal_stops_at_rules_that_look_at_weights(digits: Network, tmp_pa
         rule = "deepen@nowhere"
     """
     assert len(rehearse(digits.init(0), read(tmp_path, digits, text))) == 1
+
+
+def test_the_timetable_of_the_docs_is_one(tmp_path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "growing.md").read_text()
+    text = page.partition("    [[grow]]\n")[2].partition("\n\nGrowths stand")[0]
+    network = load(EXAMPLES / "resnet20.arch")
+    first, second = read(tmp_path, network, "[[grow]]\n" + text.replace("\n    ", "\n"))
+    assert first.due(10**6) == 500
+    assert second.applications[1].arguments == {"kernel": 5}
+    assert len(rehearse(network, (first, second))) == 2
+    assert set(re.findall(r"A\d{3}", page)) <= CODES.keys()
