@@ -10,7 +10,7 @@ import numpy as np
 
 from archir.ops.arithmetic import Array
 from archir.weights.functions import FUNCTIONS
-from archir.weights.linear import FLOAT, Linear, linear_maps
+from archir.weights.linear import FLOAT, Linear, NoInverse, linear_maps
 from archir.weights.terms import Apply, Free, Ref, Term, leaves
 
 Key = str | Free
@@ -78,7 +78,10 @@ class Tape:
                 args.append(value)
             else:
                 args.append(arg)
-        made = np.asarray(FUNCTIONS[term.function].value(FLOAT, *args), np.float64)
+        function = FUNCTIONS[term.function]
+        if sources and function.inexact:
+            raise NoInverse(term.function)
+        made = np.asarray(function.value(FLOAT, *args), np.float64)
         maps = linear_maps(term, args, made, list(sources)) if sources else {}
         self.places.append(_Place(sources, maps))
         self.shapes.append(made.shape)

@@ -252,6 +252,21 @@ def test_new_entries_are_counted(digits: Any) -> None:
     }
 
 
+def test_rules_that_keep_the_shape_alone(digits: Any) -> None:
+    """What is cut out keeps its state; singular vectors, which are not linear, start at zero."""
+    _, _, state = live(digits, ADAMW)
+    cut = state.apply([Application("conv.kernel", "b.conv2", {"kernel": 1})])
+    assert cut.fates["b.conv2.weight"].what == "mapped"
+    slots = cut.state.optimizer.slots["b.conv2.weight"]
+    due = state.optimizer.slots["b.conv2.weight"]["exp_avg"][:, :, 1:2, 1:2]
+    assert np.allclose(slots["exp_avg"], due, rtol=1e-6)
+    factored = state.apply([Application("conv.low_rank", "b.conv2", {"rank": 3})])
+    reasons = {p: f.reason for p, f in factored.fates.items() if f.what == "zero"}
+    assert sorted(reasons.values()) == ["`svd_left` is not linear", "`svd_right` is not linear"]
+    assert not set(reasons) & set(factored.state.optimizer.slots)
+    step(*factored.state.to_torch(), digits, 3)
+
+
 # --- averages and the rest -------------------------------------------------------------------
 
 
