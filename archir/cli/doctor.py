@@ -22,6 +22,7 @@ EXTRAS = {
     "data": ("scikit-learn", "torchvision"),
     "proof": ("egglog",),
     "draw": ("graphlay",),
+    "tensorboard": ("tensorboard",),
 }
 
 
