@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
-import archir
-from archir.api import Application, Network
-from archir.diag import ArchirError
-from archir.ops.arithmetic import Array
+from archir.api import Application
 from archir.rewrite.gradients import maps_of
-from archir.saving import optimizer_path
-from archir.train.data import load_data, normalise
 from archir.train.device import module_of
 from archir.train.state import State
-from archir.weights.store import load_metadata, load_weights, save_weights
 
-CPU = torch.device("cpu")
-TEXT = """version 1
-arch net {
-    input image: f32[N, 1, 8, 8]
-    a = image |> conv1: conv(8, 3, bias = false) |> bn1: batch_norm |> relu1: relu
-    b = a |> conv2: conv(12, 3, 2, bias = false) |> bn2: batch_norm |> relu2: relu
-    output logits = b |> global_avg_pool |> fc: linear(10)
-}
-"""
-Make = Callable[[Any], torch.optim.Optimizer]
-SGD: Make = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True)  # noqa: E731
-ADAMW: Make = lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-12, weight_decay=0.0)  # noqa: E731
+from .living import ADAMW, CPU, SGD, Make, grouped, images, live, program, refused, step, weights_of
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    split = load_data("digits").train
-    graph = program().graph
-    x = torch.from_numpy(np.array(normalise(graph, split.x[:256])))
-    return x, torch.from_numpy(np.array(split.y[:256], np.int64))
-
-
-def program(folder: Path | None = None) -> Network:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as made:
-        file = (folder or Path(made)) / "net.arch"
-        file.write_text(TEXT, encoding="utf-8")
-        return archir.load(file).init(1)
-
-
-def step(
-    module: torch.nn.Module, optimizer: torch.optim.Optimizer, data: Any, number: int
-) -> float:
-    """One step of training; the loss before it."""
-    module.train()
-    x, y = (t[32 * number : 32 * (number + 1)] for t in data)
-    optimizer.zero_grad(set_to_none=True)
-    loss = cross_entropy(module(x), y)
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
-
-
-def live(
-    data: Any, make: Make, steps: int = 3
-) -> tuple[torch.nn.Module, torch.optim.Optimizer, State]:
-    network = program()
-    assert network.weights is not None
-    module = module_of(network.graph, dict(network.weights), CPU)
-    optimizer = make(module.parameters())
-    for number in range(steps):
-        step(module, optimizer, data, number)
-    return module, optimizer, State.of(network, optimizer, module=module, step=steps)
-
-
-def weights_of(module: torch.nn.Module) -> dict[str, Array]:
-    return {path: p.detach().numpy().copy() for path, p in module.named_parameters()}
+def digits() -> Any:
+    return images()
 
 
 RULES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -141,21 +79,6 @@ def test_a_reset_state_takes_another_first_step(digits: Any) -> None:
 
 
 # --- groups ----------------------------------------------------------------------------------
-
-
-def grouped(parameters: Any) -> torch.optim.Optimizer:
-    """Vectors without decay, kernels with it, the head with a rate of its own."""
-    held = list(parameters)
-    vectors, kernels = [p for p in held if p.ndim == 1], [p for p in held if p.ndim == 4]
-    head = [p for p in held if p.ndim == 2]
-    return torch.optim.AdamW(
-        [
-            {"params": kernels, "weight_decay": 0.1, "paths": ("stale",), "scale": 1.0},
-            {"params": vectors, "weight_decay": 0.0, "scale": 1.0},
-            {"params": head, "weight_decay": 0.2, "lr": 1e-4, "scale": 0.1},
-        ],
-        lr=1e-3,
-    )
 
 
 def test_parameters_join_their_parents_groups_and_new_ones_their_kind(digits: Any) -> None:
@@ -349,13 +272,6 @@ def test_there_and_back_without_a_rewrite(digits: Any, make: Make) -> None:
         assert np.allclose(array, weights_of(other)[path], rtol=1e-6, atol=1e-8)
 
 
-def refused(call: Callable[[], object]) -> Any:
-    with pytest.raises(ArchirError) as failure:
-        call()
-    (found,) = failure.value.diagnostics
-    return found, failure.value.status
-
-
 def test_other_optimizers_are_refused(digits: Any) -> None:
     class Mine(torch.optim.SGD):
         """An SGD of one's own, which may do anything."""
@@ -400,210 +316,3 @@ def test_a_state_that_is_not_finite_is_not_spread(digits: Any) -> None:
     found, _ = refused(lambda: state.rewrite("deepen", "a.relu1"))
     assert found.code == "A654"
     assert "`fc.bias`" in found.message
-
-
-# --- files -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(digits: Any, tmp_path: Path) -> Path:
-    module, optimizer, state = live(digits, grouped)
-    ema = {p: a / 2 for p, a in weights_of(module).items()}
-    held = State.of(state.network, optimizer, module=module, ema=ema, step=3, scaler={"scale": 2.0})
-    return held.save(tmp_path / "net.arch")
-
-
-def test_files_come_back(saved: Path, digits: Any) -> None:
-    state = State.load(saved)
-    again = State.load(saved, state.network)
-    assert again.digest == state.digest
-    assert (state.step, state.scaler) == (3, {"scale": 2.0})
-    assert state.ema is not None
-    assert state.optimizer.groups[0].options["betas"] == (0.9, 0.999)
-    module, optimizer = state.to_torch()
-    step(module, optimizer, digits, 3)
-    first = saved.with_name("again.arch")
-    state.save(first)
-    assert optimizer_path(first).read_bytes() == optimizer_path(saved).read_bytes()
-    assert refused(lambda: state.save(first))[0].code == "A603"
-
-
-def test_saving_the_network_alone_takes_a_stale_state_away(saved: Path) -> None:
-    network = archir.load(saved)
-    assert optimizer_path(saved).is_file()
-    network.save(saved, force=True)
-    assert not optimizer_path(saved).exists()
-    found, status = refused(lambda: State.load(saved))
-    assert (found.code, status) == ("A652", 2)
-
-
-def test_nothing_is_half_written(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the state cannot be written, the network is not either."""
-    grown = State.load(saved).rewrite("widen", "a.conv1", width=16)
-    before = {f.name: f.read_bytes() for f in saved.parent.iterdir() if f.is_file()}
-
-    def full(self: State, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(State, "_write", full)
-    assert refused(lambda: grown.save(saved, force=True))[0].code == "A602"
-    assert {f.name: f.read_bytes() for f in saved.parent.iterdir() if f.is_file()} == before
-
-
-def test_a_state_belongs_to_its_weights(saved: Path) -> None:
-    network = archir.load(saved)
-    assert network.weights is not None
-    changed = {p: a + 1 if p == "fc.bias" else a for p, a in network.weights.items()}
-    found, status = refused(lambda: State.load(saved, network.with_weights(changed, "given", {})))
-    assert (found.code, status) == ("A651", 2)
-    assert "other weights" in found.message
-    bare = archir.load(saved, ignore_weights=True)
-    assert "no weights" in refused(lambda: State.load(saved, bare))[0].message
-    wider = network.rewrite("widen", "a.conv1", width=16)
-    assert refused(lambda: State.load(saved, wider))[0].code == "A651"
-    deeper = network.rewrite("prune", "a.conv1", width=4, approximate=True)
-    assert refused(lambda: State.load(saved, deeper))[0].code == "A651"
-
-
-def rewritten(saved: Path, change: Callable[[dict[str, Any], dict[str, Array]], None]) -> Any:
-    """The error of a file of which something was changed."""
-    file = optimizer_path(saved)
-    facts, arrays = json.loads(load_metadata(file)["optimizer"]), load_weights(file)
-    change(facts, arrays)
-    save_weights(file, arrays, {"optimizer": json.dumps(facts)})
-    return refused(lambda: State.load(saved).to_torch())
-
-
-HOSTILE: Mapping[str, tuple[str, Callable[[dict[str, Any], dict[str, Array]], object]]] = {
-    "version": ("A653", lambda f, a: f.update(format=99)),
-    "no version": ("A653", lambda f, a: f.pop("format")),
-    "kind": ("A653", lambda f, a: f.update(kind="Lion")),
-    "kind of another type": ("A653", lambda f, a: f.update(kind=["SGD"])),
-    "groups": ("A653", lambda f, a: f.update(groups=7)),
-    "paths": ("A653", lambda f, a: f["groups"][0].update(paths=[1])),
-    "no rate": ("A653", lambda f, a: f["groups"][0]["options"].pop("lr")),
-    "a rate in words": ("A653", lambda f, a: f["groups"][0]["options"].update(lr="fast")),
-    "a negative rate": ("A653", lambda f, a: f["groups"][0]["options"].update(lr=-1.0)),
-    "one beta": ("A653", lambda f, a: f["groups"][0]["options"].update(betas=[0.9])),
-    "nested settings": ("A653", lambda f, a: f["groups"][0]["options"].update(x={"y": 1})),
-    "step": ("A653", lambda f, a: f.update(step=-1)),
-    "scaler": ("A653", lambda f, a: f.update(scaler=3)),
-    "a parameter twice": ("A653", lambda f, a: f["groups"][1]["paths"].append("fc.weight")),
-    "a slot too many": ("A653", lambda f, a: a.update({"velocity/fc.bias": np.ones(10)})),
-    "a slot too few": ("A653", lambda f, a: a.pop("exp_avg/fc.bias")),
-    "no count": ("A653", lambda f, a: a.pop("step/fc.bias")),
-    "a state without a group": ("A653", lambda f, a: f["groups"][2].update(paths=[])),
-    "an unknown parameter": ("A651", lambda f, a: f["groups"][1]["paths"].append("gone")),
-    "another shape": ("A651", lambda f, a: a.update({"exp_avg/fc.bias": np.ones(9)})),
-    "an average too large": ("A651", lambda f, a: a.update({"ema/fc.bias": np.ones(9)})),
-    "whole numbers": ("A651", lambda f, a: a.update({"exp_avg/fc.bias": np.ones(10, np.int64)})),
-    "other weights": ("A651", lambda f, a: f.update(weights="0" * 64)),
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_files(saved: Path, what: str) -> None:
-    code, change = HOSTILE[what]
-    found, status = rewritten(saved, lambda f, a: (change(f, a), None)[1])
-    assert (found.code, status) == (code, 2), found
-
-
-@pytest.mark.parametrize("cut", [0, 7, 100, -5])
-def test_files_cut_short(saved: Path, cut: int) -> None:
-    file = optimizer_path(saved)
-    file.write_bytes(file.read_bytes()[:cut])
-    assert refused(lambda: State.load(saved))[0].code == "A610"
-
-
-def test_weights_are_no_state(saved: Path) -> None:
-    shutil.copy(saved.with_suffix(".safetensors"), optimizer_path(saved))
-    assert refused(lambda: State.load(saved))[0].code == "A653"
-
-
-# --- the command line ------------------------------------------------------------------------
-
-
-def test_rewrite_with_optimizer(archir: Any, saved: Path) -> None:
-    out = saved.with_name("out.arch")
-    words = ("rewrite", saved, "--rule", "widen@a.conv1", "--set", "width=16", "--with-optimizer")
-    answer = archir(*words, "-o", out, "--json")
-    assert answer.status == 0, answer.err
-    found = answer.document["optimizer"]
-    assert found["kind"] == "AdamW"
-    assert found["parameters"]["a.conv1.weight"] == {"state": "mapped", "new": 0, "entries": 144}
-    assert found["parameters"]["fc.weight"] == {"state": "kept"}
-    (last,) = json.loads(out.with_suffix(".cert.json").read_text())["steps"][-1:]
-    facts = {"before": State.load(saved).digest, "after": State.load(out).digest}
-    assert last["optimizer"] == {**facts, "kept": 4, "mapped": 4, "zero": 0}
-    assert {k: found[k] for k in facts} == facts
-    assert archir("verify", out).status == 0
-    text = archir(*words, "-o", saved.with_name("two.arch")).out
-    assert "optimizer state (AdamW): 4 parameters mapped, 4 kept\n" in text
-    text = archir("rewrite", saved, "--rule", "deepen@a.relu1", "--with-optimizer", "--dry-run").out
-    assert "optimizer state (AdamW): 0 parameters mapped, 8 kept, 2 start at zero" in text
-    assert archir("rewrite", saved, "--rule", "deepen@a.relu1", "-o", out, "--force").status == 0
-    assert not optimizer_path(out).exists()
-
-
-def test_verify_looks_at_the_state(archir: Any, saved: Path) -> None:
-    out = saved.with_name("out.arch")
-    State.load(saved).rewrite("widen", "a.conv1", width=16).save(out)
-
-    def found() -> tuple[int, dict[str, Any]]:
-        answer = archir("verify", out, "--json")
-        (one,) = [f for f in answer.document["findings"] if f["subject"] == "the optimizer's state"]
-        return answer.status, one
-
-    status, one = found()
-    assert (status, one["holds"], one["how"]) == (0, True, "hash")
-    file = optimizer_path(out)
-    facts, arrays = json.loads(load_metadata(file)["optimizer"]), load_weights(file)
-    arrays["exp_avg/fc.bias"] += 1
-    save_weights(file, arrays, {"optimizer": json.dumps(facts)})
-    status, one = found()
-    assert (status, one["holds"]) == (1, False)
-    assert one["detail"] == "it is not the one that the last step states"
-    shutil.copy(optimizer_path(saved), file)
-    status, one = found()
-    assert (status, one["holds"]) == (1, False)
-
-
-def test_without_a_state_the_command_says_so(archir: Any, saved: Path) -> None:
-    optimizer_path(saved).unlink()
-    words = ("rewrite", saved, "--rule", "deepen@a.relu1", "--with-optimizer")
-    answer = archir(*words, "-o", saved.with_name("out.arch"))
-    assert answer.status == 2
-    assert "A652" in answer.err
-    assert not saved.with_name("out.arch").exists()
-    answer = archir(*words, "--refit", "--calibrate", "digits", "--dry-run")
-    assert (answer.status, "A609" in answer.err) == (2, True)
-
-
-def test_undo_leaves_the_state(archir: Any, saved: Path) -> None:
-    out, back = saved.with_name("out.arch"), saved.with_name("back.arch")
-    State.load(saved).rewrite("deepen", "a.relu1").save(out)
-    answer = archir("undo", out, "-o", back)
-    assert "the optimizer's state is not taken back: the result has none" in answer.out
-    assert not optimizer_path(back).exists()
-    assert archir("undo", out, "--dry-run", "--json").document["optimizer_left"] is True
-
-
-def test_products_say_that_they_start_at_zero(archir: Any, tmp_path: Path) -> None:
-    """Second moments of a product have no map: nothing is silent."""
-    file = tmp_path / "net.arch"
-    file.write_text(
-        "version 1\narch net {\n    input x: f32[N, 6]\n"
-        "    output y = x |> a: linear(7) |> b: linear(3)\n}\n"
-    )
-    import archir as package
-
-    network = package.load(file).init(0)
-    module = network.to_torch()
-    optimizer = ADAMW(module.parameters())
-    module(torch.ones(2, 6)).square().sum().backward()
-    optimizer.step()
-    State.of(network, optimizer, module=module, step=1).save(file, force=True)
-    answer = archir("rewrite", file, "--rule", "merge.linear", "--with-optimizer", "--dry-run")
-    assert "0 parameters mapped, 0 kept, 2 start at zero" in answer.out
-    assert "  2 of these: second moments have no map where gradients are mixed" in answer.out
