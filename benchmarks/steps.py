@@ -192,6 +192,18 @@ def calls(side: Side) -> Counter[str]:
     return counted.found
 
 
+def source(side: Side) -> list[str]:
+    """The code that `torch.compile` writes for the forward and the backward pass.
+
+    It takes one of each. The list is empty where torch hands no code out.
+    """
+    from torch._inductor.utils import run_and_get_code
+
+    side.optimizer.zero_grad(set_to_none=True)
+    _, found = run_and_get_code(lambda: side.loss().backward())
+    return [str(text) for text in found]
+
+
 def saved(side: Side) -> int:
     """The bytes that autograd keeps for the backward pass, beside parameters, buffers and batch.
 

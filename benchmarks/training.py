@@ -24,6 +24,8 @@ multiplications than their definition has (Winograd).
         [--threads 1] [--cpu] [--compile] [--channels-last] [--bf16] [--device cuda]
         [--repeats-memory 3] [--log runs/training.jsonl [--again]] [--json]
 
+With `--compile` the code that Inductor writes for both sides is compared too, as text.
+
 Each network is a process of its own, and a line of the log when it is done; what is in the log
 with the same settings is not run again. Exit status 1: losses or gradients differ, or a network
 could not be run.
@@ -72,6 +74,7 @@ def timed(name: str, recipe: steps.Recipe, pairs: int, clock: str) -> Record:
     """Compare both sides, then time them in turn."""
     sides = steps.both(name, recipe)
     start = time.perf_counter()
+    codes = [steps.source(side) for side in sides.values()] if recipe.compiled else []
     agreement = steps.compare(sides)
     for side in sides.values():
         for _ in range(WARM_UP):
@@ -89,6 +92,7 @@ def timed(name: str, recipe: steps.Recipe, pairs: int, clock: str) -> Record:
     return {
         "losses_equal": list(agreement.losses),
         "gradients_equal": agreement.gradients,
+        "code_equal": codes[0] == codes[1] if all(codes) and codes else None,
         "seconds": taken,
         "warm_up_s": warm_up,
         "macs_per_step": macs,
@@ -272,7 +276,7 @@ def row(record: Mapping[str, Any]) -> str:
         f"{seconds['archir']:.3f}",
         f"{record['ratio']:.3f}",
         f"{record['low']:.3f} to {record['high']:.3f}",
-        "yes" if same else "no",
+        ("yes" if same else "no") + (", same code" if record["code_equal"] else ""),
         f"{100 * record['of_matmul']:.0f} %",
         *_memory_cells(record.get("memory")),
     ]
