@@ -43,9 +43,10 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.from_numpy(np.array(split.y[:256], np.int64))
 
 
-def program(folder: Path | None = None) -> Network:
-    with tempfile.TemporaryDirectory() as made:
-        file = (folder or Path(made)) / "net.arch"
+def program() -> Network:
+    """The network, with initial weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.arch"
         file.write_text(TEXT, encoding="utf-8")
         return archir.load(file).init(1)
 
