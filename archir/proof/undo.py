@@ -30,8 +30,8 @@ from archir.rewrite.plan import Plan
 from archir.weights.functions import evaluate
 from archir.weights.inverse import solve
 from archir.weights.linear import NoInverse
-from archir.weights.tape import Key, Tensors
 from archir.weights.store import numpy_dtype
+from archir.weights.tape import Key, Tensors
 from archir.weights.terms import Free, Ref, Term, leaves
 
 How = Literal["lineage", "parent", "inverse"]
