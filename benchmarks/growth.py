@@ -1,8 +1,10 @@
 """After a growth: the optimizer's state mapped, reset or stale, and what that does to the loss.
 
-A small residual network learns the digits, with SGD and momentum, or with AdamW. After one epoch,
-when the loss still falls fast, or after five, two layers are widened and one is inserted. Training
-goes on for 50 steps, four times from the same grown weights, with the same batches and rate:
+A small residual network learns the digits, with SGD and momentum, or with AdamW. After 19 steps
+(an epoch), when the loss still falls fast, or after 95, two layers are widened and one is inserted.
+Training goes on for 50 steps, four times from the same grown weights, with the same batches and
+rate. With ``--data`` it is another network on CIFAR-10 (a file of ``cifar10.py``) in place of it,
+and it grows after 300 steps. The ways:
 
 - *mapped*: the state goes through the rewrite (``archir.train.state.State``).
 - *reset*: a new optimizer, as most tools advise.
@@ -16,7 +18,7 @@ the images and the channels that are copied. Losses are taken before each step: 
 train mode, and of the validation images, which are held out, in eval mode. Intervals are of
 Student's t over the seeds; differences are of pairs with the same seed.
 
-    OMP_NUM_THREADS=1 uv run python benchmarks/growth.py [--seeds 10] [--svg FILE] [--json FILE]
+    OMP_NUM_THREADS=1 uv run python benchmarks/growth.py [--data cifar10.npz] [--svg FILE]
 """
 
 from __future__ import annotations
@@ -45,9 +47,11 @@ from archir.train.device import module_of
 from archir.train.feed import Feed, order
 from archir.train.state import State
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "digits.arch"
-BATCH, STEPS = 64, 50
-EPOCHS = (1, 5)
+HERE = Path(__file__).resolve().parent
+DIGITS = HERE.parent / "examples" / "digits.arch", (19, 95)
+CIFAR10 = HERE / "growth_cifar10.arch", (300,)
+"""Networks, and after how many steps they grow."""
+BATCH, STEPS, HELD_OUT = 64, 50, 512
 CPU = torch.device("cpu")
 GROWTH = (
     Application("widen", "body.conv1", {"width": 24}),
@@ -87,7 +91,7 @@ class Images:
         """Those of a seed."""
         feed = Feed(network.graph, dataset.train, CPU)
         held = Feed(network.graph, dataset.validation, CPU)
-        return cls(feed, seed, held.take(torch.arange(len(held))))
+        return cls(feed, seed, held.take(torch.arange(min(HELD_OUT, len(held)))))
 
     @property
     def per_epoch(self) -> int:
@@ -107,14 +111,17 @@ def go_on(
     images: Images,
     first: int,
     steps: int,
+    *,
+    held: bool = True,
 ) -> Losses:
-    """Train for some steps; the losses before each."""
+    """Train for some steps; the losses before each, with or without that of what is held out."""
     found = np.zeros((steps, 2))
     entropy = torch.nn.functional.cross_entropy
     for number in range(steps):
-        module.eval()
-        with torch.no_grad():
-            found[number, 1] = float(entropy(module(images.held[0]), images.held[1]))
+        if held:
+            module.eval()
+            with torch.no_grad():
+                found[number, 1] = float(entropy(module(images.held[0]), images.held[1]))
         module.train()
         x, y = images.batch(first + number)
         loss = entropy(module(x), y)
@@ -149,22 +156,23 @@ def arm(
     return child, made
 
 
-def one(kind: str, epochs: int, dataset: Dataset, seed: int) -> tuple[dict[str, Losses], float]:
+def one(
+    kind: str, start: archir.Network, steps: int, dataset: Dataset, seed: int
+) -> tuple[dict[str, Losses], float]:
     """The losses of all arms for a seed, and how far the growth moved the first one."""
-    network = archir.load(EXAMPLE).init(seed)
+    network = start.init(seed)
     assert network.weights is not None
     images = Images.of(network, dataset, seed)
     module = module_of(network.graph, dict(network.weights), CPU)
     optimizer = OPTIMIZERS[kind](module.parameters())
-    grown_at = epochs * images.per_epoch
-    go_on(module, optimizer, images, 0, grown_at)
-    state = State.of(network, optimizer, module=module, step=grown_at)
+    go_on(module, optimizer, images, 0, steps, held=False)
+    state = State.of(network, optimizer, module=module, step=steps)
     grown = state.apply(GROWTH, seed=seed).state
     found = {
-        name: go_on(*arm(name, kind, grown, module, optimizer), images, grown_at, STEPS)
+        name: go_on(*arm(name, kind, grown, module, optimizer), images, steps, STEPS)
         for name in ARMS
     }
-    found["not grown"] = go_on(module, optimizer, images, grown_at, STEPS)
+    found["not grown"] = go_on(module, optimizer, images, steps, STEPS)
     before = found["not grown"][0]
     moved = max(float((np.abs(found[name][0] - before) / before).max()) for name in ARMS)
     return found, moved
@@ -216,7 +224,9 @@ def draw(curves: Mapping[str, Mapping[str, Losses]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     plt.rcParams |= {"svg.hashsalt": "archir", "svg.fonttype": "none", "font.size": 9}
-    figure, axes = plt.subplots(2, 2, figsize=(8.5, 5.6), sharex=True)
+    rows = len(curves) // len(OPTIMIZERS)
+    size = (8.5, 0.4 + 2.6 * rows)
+    figure, axes = plt.subplots(rows, len(OPTIMIZERS), figsize=size, sharex=True, squeeze=False)
     steps = np.arange(STEPS)
     for axis, (title, found) in zip(axes.T.flat, curves.items(), strict=True):
         for name, colour in reversed(DRAWN.items()):
@@ -230,7 +240,7 @@ def draw(curves: Mapping[str, Mapping[str, Losses]], path: Path) -> None:
         axis.set_title(title)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("steps after the growth")
     for axis in axes[:, 0]:
         axis.set_ylabel("loss of the batch")
@@ -266,19 +276,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    dataset = load_data("digits")
+    file, moments = DIGITS if chosen.data == "digits" else CIFAR10
+    dataset, start = load_data(chosen.data), archir.load(file)
     curves: dict[str, dict[str, Losses]] = {}
     report: dict[str, Any] = {"machine": machine(), "seeds": chosen.seeds, "growths": {}}
-    for kind, epochs in itertools.product(OPTIMIZERS, EPOCHS):
-        title = f"{kind}, after {epochs} epoch{'s' * (epochs > 1)}"
+    for kind, steps in itertools.product(OPTIMIZERS, moments):
+        title = f"{kind}, after {steps} steps"
         runs = []
         for seed in range(chosen.seeds):
-            runs.append(one(kind, epochs, dataset, seed))
+            runs.append(one(kind, start, steps, dataset, seed))
             print(f"{title}, seed {seed}", file=sys.stderr)
         curves[title] = {name: np.stack([found[name] for found, _ in runs]) for name in ALL}
         moved = max(far for _, far in runs)
