@@ -16,10 +16,11 @@ from archir.ops.cost import cost
 from archir.proof.exact import trial_of
 from archir.rewrite.explain import account, lines_of
 from archir.rewrite.gains import gain
+from archir.rewrite.gradients import maps_of
 from archir.rewrite.library import find_rule, split_site
 from archir.rewrite.plan import apply_terms
 from archir.rewrite.sites import Planner
-from archir.weights.functions import evaluate, moment
+from archir.weights.functions import evaluate
 from archir.weights.init import init_weights
 
 from .nets import HEAD, IMAGE, LIBRARY, drift, equal, failure, net, plan, rule
@@ -64,7 +65,10 @@ def test_initial_values_are_anything_in_a_check_and_start_without_momentum() -> 
     trial = trial_of(made)
     assert len(np.unique(trial.new["a.bn.bias"])) == 4, "zeros would hide what depends on them"
     term = made.terms["a.new.bias"]
-    assert moment(term) is None
+    held = init_weights(made.before, STANDARD, 3)
+    maps = maps_of(made, held, frozenset(held)).maps
+    assert {maps.none[path] for path in ("a.new.weight", "a.new.bias", "a.bn.weight")} == {"new"}
+    assert maps.groups == ()
     wide = evaluate(term, Floating(np.float64), {})
     assert wide.dtype == np.float64
     assert np.array_equal(wide.astype(np.float32), evaluate(term, Floating(np.float32), {}))
