@@ -1,7 +1,7 @@
 """Training in several processes, as ``torchrun`` starts them. Importing this module needs torch.
 
 Every process holds the whole network and takes its share of each batch; gradients are averaged
-(Li et al. 2020, PyTorch Distributed). The first process alone validates and writes.
+(Li et al. 2020, PyTorch Distributed). The first process alone writes and reports.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that validates and writes."""
+        """Whether this process is the one that writes and reports."""
         return self.rank == 0
 
     def wrapped(self, module: torch.nn.Module) -> torch.nn.Module:
@@ -122,7 +122,7 @@ class Voice:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that validates and writes, or the only one."""
+    """Whether this process is the one that writes and reports, or the only one."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 

@@ -273,6 +273,12 @@ class _Run:
         self.schedule = Schedule.of(config)
         self.augmentation = Augmentation(config.flip, config.crop, config.cutout, config.mixup)
         self.augmentation.check(dataset.shape)
+        self.augments = self.augmentation != Augmentation()
+        # torch's own generator of the device: torch.manual_seed takes 0.25 ms to seed all of them
+        self.seeds: dict[int, int] = {}
+        self.dropout = torch.default_generator
+        if self.device.type == "cuda":
+            self.dropout = torch.cuda.default_generators[self.device.index]
         self.batch, self.per_epoch, self.steps = _length(len(self.feed), config, here)
         self.step, self.stage, self.epoch, self.done = 0, 0, 1, 0
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -378,15 +384,17 @@ class _Run:
     def _update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         config, live = self.config, self.live
         number = self.step * self.here.world + self.here.rank
-        # on the CPU, which draws the same numbers for every device
-        stream = generator(torch.device("cpu"), config.seed, number)
-        x = self.augmentation.images(x, stream)
-        mixed = self.augmentation.mix(x, stream)
+        mixed = None
+        if self.augments:
+            # on the CPU, which draws the same numbers for every device
+            stream = generator(torch.device("cpu"), config.seed, number)
+            x = self.augmentation.images(x, stream)
+            mixed = self.augmentation.mix(x, stream)
         if mixed is not None:
             x = mixed[0]
         if config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(drawn_seed(config.seed, DROPOUT, number))
+        self.dropout.manual_seed(self._dropout_seed(number))
         self._adjust(self.step)
         live.optimizer.zero_grad(set_to_none=True)
         with casting(self.device, config.precision), running():
@@ -411,6 +419,13 @@ class _Run:
             live.ema.update()
         self.step += 1
         return loss.detach()
+
+    def _dropout_seed(self, number: int) -> int:
+        """The seed of dropout; drawn for many steps at once, it takes a fifth of the time."""
+        if number not in self.seeds:
+            numbers = range(number, number + 256 * self.here.world, self.here.world)
+            self.seeds = {n: drawn_seed(self.config.seed, DROPOUT, n) for n in numbers}
+        return self.seeds[number]
 
     def _grow(self, progress: ProgressCallback | None) -> None:
         """Change the network, where that is due before this step."""
