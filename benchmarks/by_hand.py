@@ -63,8 +63,12 @@ class ResNet20(nn.Module):
         stem = {"conv": nn.Conv2d(3, 16, 3, 1, 1, bias=False), "bn": nn.BatchNorm2d(16)}
         self.stem = nn.ModuleDict(stem)
         self.stage1 = nn.ModuleList([Basic(16, 16, 1) for _ in range(3)])
-        self.stage2 = nn.ModuleList([Basic(16 if n == 0 else 32, 32, 2 - (n > 0)) for n in range(3)])
-        self.stage3 = nn.ModuleList([Basic(32 if n == 0 else 64, 64, 2 - (n > 0)) for n in range(3)])
+        self.stage2 = nn.ModuleList(
+            [Basic(16 if n == 0 else 32, 32, 2 - (n > 0)) for n in range(3)]
+        )
+        self.stage3 = nn.ModuleList(
+            [Basic(32 if n == 0 else 64, 64, 2 - (n > 0)) for n in range(3)]
+        )
         self.fc = nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
