@@ -117,7 +117,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "distill_weight": (0, 1),
     "temperature": (1e-3, 10**3),
     "clip": (0, 1e9),
-    "ema": (0, 1),
+    "ema": (0, 0.999999),  # with 1 the first weights would stay
     "log_every": (0, 10**9),
 }
 

@@ -114,6 +114,7 @@ def test_the_record_of_a_recipe_is_that_recipe() -> None:
         ("mixup = -1", "from 0"),
         ("loss = 3", "it should be a string"),
         ("label_smoothing = 1.1", "from 0 to 1"),
+        ("ema = 1.0", "from 0 to 0.999999"),
         ("distill_weight = 2", "from 0 to 1"),
         ("temperature = 0", "from 0.001"),
         ("clip = nan", "clip is nan"),
