@@ -117,8 +117,8 @@ class Voice:
     def _is_first_to_fail(self) -> bool:
         try:
             return int(self.store.add("archir/failed", 1)) == 1
-        except RuntimeError:  # whoever kept the count is gone, and so are those who would say it
-            return True
+        except RuntimeError:  # whoever kept the count is gone: the first process, which ended first
+            return self.first
 
 
 def is_first() -> bool:

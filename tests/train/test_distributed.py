@@ -127,9 +127,12 @@ def test_processes_that_do_not_meet(reports: dict[str, Any]) -> None:
     alone = reports["no partner"]
     assert not alone["hung"]
     assert alone["status"] == [2, 0]
+    taken = reports["port taken"]
+    assert not taken["hung"]
+    assert taken["status"] == [2, 0]
     wrong = reports["bad numbers"]
     assert wrong["status"] == [2, 2]
-    for text in (alone["stdout"][0], *wrong["stdout"]):
+    for text in (alone["stdout"][0], taken["stdout"][0], *wrong["stdout"]):
         (diagnostic,) = json.loads(text)["diagnostics"]
         assert diagnostic["code"] == "A639"
         assert "cannot be joined" in diagnostic["message"]
