@@ -118,7 +118,6 @@ def test_the_record_of_a_recipe_is_that_recipe() -> None:
         ("distill_weight = 2", "from 0 to 1"),
         ("temperature = 0", "from 0.001"),
         ("clip = nan", "clip is nan"),
-        ("ema = 1.1", "from 0 to 1"),
         ("channels_last = 0", "true or false"),
         ("compile = 'yes'", "true or false"),
         ("keep = 'all'", "last or best"),
