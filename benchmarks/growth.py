@@ -24,6 +24,7 @@ Student's t over the seeds; differences are of pairs with the same seed.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import itertools
 import json
@@ -250,7 +251,8 @@ def draw(curves: Mapping[str, Mapping[str, Losses]], path: Path) -> None:
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     plt.close(figure)
-    shorter = re.sub(r"(\d+\.\d)\d+", r"\1", drawn.getvalue())  # a tenth of a pixel
+    tenths = functools.partial(re.sub, r"(\d+\.\d)\d+", r"\1")  # of a pixel; labels stay whole
+    shorter = re.sub(r"<[^>]*>", lambda tag: tenths(tag[0]), drawn.getvalue())
     shorter = re.sub(r"\s+L ", " ", shorter)  # what follows M is a line anyhow
     path.write_text(re.sub(r"(?m)^ +", "", shorter), encoding="utf-8")
 
