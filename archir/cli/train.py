@@ -232,7 +232,8 @@ def _trained(
     if changes:
         from archir.train.growing import Growing
 
-        growing = Growing(network, changes, dataset, config)
+        before = 0 if earlier is None else earlier.step
+        growing = Growing(network, changes, dataset, config, earlier=before)
     folder = None if run is None else Path(run)
     with bar(shown=is_first()) as progress:
         done = fit(

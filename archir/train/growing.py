@@ -43,7 +43,13 @@ class Growing:
     """The growths of one run: a :class:`archir.train.loop.Growth`."""
 
     def __init__(
-        self, network: Network, changes: Sequence[Change], dataset: Dataset, config: TrainConfig
+        self,
+        network: Network,
+        changes: Sequence[Change],
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        earlier: int = 0,
     ) -> None:
         """Keep what is to be done; nothing is tried before :meth:`begin`.
 
@@ -52,7 +58,9 @@ class Growing:
             changes: The growths in the order in which they come.
             dataset: What is trained on.
             config: How.
+            earlier: Steps that the optimizer took before this run.
         """
+        self.earlier = earlier
         self.changes, self.dataset, self.config = tuple(changes), dataset, config
         self._networks = {0: network}
         self._dues: list[int] = []
@@ -97,7 +105,7 @@ class Growing:
             module=live.module,
             ema=None if live.ema is None else weights_of(live.ema.module, live.graph),
             scaler=live.scaler.state_dict() or None,
-            step=step,
+            step=self.earlier + step,
         )
         try:
             moved = state.apply(

@@ -8,8 +8,9 @@ out, as if the weights had always been what they are now, and what they become i
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,8 +20,10 @@ from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
 from archir.rewrite.gradients import PlanMaps, maps_of
 from archir.rewrite.plan import Plan
+from archir.weights.functions import evaluate
 from archir.weights.gradients import Group as Joint
-from archir.weights.terms import Free, references
+from archir.weights.linear import FLOAT
+from archir.weights.terms import Free, Ref, references
 
 Kind = Literal["SGD", "Adam", "AdamW"]
 
@@ -109,7 +112,8 @@ def moved(
             slots[path] = state.slots[path]
     regrouped = _regrouped(state, plan, set(params))
     for joint in maps.maps.groups:
-        made, found = _group(state, regrouped, maps, joint, weights, steps)
+        after = functools.partial(_values, plan, joint, weights, measured)
+        made, found = _group(state, regrouped, maps, joint, weights, after, steps)
         slots |= made
         fates |= found
     for path in regrouped.frozen:
@@ -127,9 +131,13 @@ def _group(
     maps: PlanMaps,
     joint: Joint,
     weights: Mapping[str, Array],
+    after: Callable[[], Mapping[str, Array]],
     steps: int,
 ) -> tuple[dict[str, dict[str, Array]], dict[str, Fate]]:
-    """The slots of the child's tensors that belong together."""
+    """The slots of the child's tensors that belong together.
+
+    ``after`` gives these tensors' values, which the decay of weights is reckoned from.
+    """
     paths = tuple(joint.tapes)
     present = [key for key in joint.keys if key in state.slots]
     if not present:
@@ -137,13 +145,14 @@ def _group(
     name, counts = FIRST[state.kind], _counts(state, present)
     m = {key: _slot(state, key, name, weights[key].shape) for key in joint.keys}
     decays = {key: _decay(state, key, counts, steps) for key in joint.keys}
-    for key in joint.keys if any(decays.values()) else ():
+    decaying = any(decays.values())
+    for key in joint.keys if decaying else ():
         m[key] = m[key] - decays[key] * np.asarray(weights[key], np.float64)
     first = maps.first(joint, m)
-    if any(decays.values()):
-        image = joint.image({key: np.asarray(weights[key], np.float64) for key in joint.keys})
-        for path in paths:
-            first[path] = first[path] + _decay(child, path, counts, steps) * image[path]
+    reached = joint.reached()
+    for path, value in after().items() if decaying else ():
+        decay = _decay(child, path, counts, steps)
+        first[path] = first[path] + decay * np.where(reached[path], value, 0.0)
     made: dict[str, dict[str, Array]] = {path: {name: first[path]} for path in paths}
     for other in SECOND[state.kind]:
         if not any(other in state.slots[key] for key in present):
@@ -161,11 +170,22 @@ def _group(
         out[path] = {slot: a.astype(dtype) for slot, a in made[path].items()}
         out[path] |= {} if counts is None else {STEP: counts}
     fates = {}
-    for path, reached in joint.reached().items():
-        entries = first[path].size  # reached is smaller where it is the same along axes
-        old = int(reached.sum()) * (entries // max(reached.size, 1))
-        fates[path] = Fate("mapped", new=entries - old, entries=entries)
+    for path, old in reached.items():
+        entries = first[path].size  # `old` is smaller where it is the same along axes
+        new = entries - int(old.sum()) * (entries // max(old.size, 1))
+        fates[path] = Fate("mapped", new=new, entries=entries)
     return out, fates
+
+
+def _values(
+    plan: Plan,
+    joint: Joint,
+    weights: Mapping[str, Array],
+    measured: Mapping[Free, Array] | None,
+) -> dict[str, Array]:
+    """The values of the child's tensors that belong together, in float64."""
+    terms = {path: plan.terms.get(path, Ref(path)) for path in joint.tapes}
+    return {path: evaluate(term, FLOAT, weights, measured) for path, term in terms.items()}
 
 
 def _slot(state: OptimizerState, path: str, name: str, shape: tuple[int, ...]) -> Array:
