@@ -95,18 +95,21 @@ def bar(*, shown: bool = True) -> Iterator[ProgressCallback | None]:
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]}"),
-        TextColumn("{task.fields[rate]:,.0f} images/s"),
+        TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}"),
+        TextColumn("{task.fields[rate]} images/s"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as made:
-        task = made.add_task("", total=1, epoch="0", loss=0.0, accuracy="-", rate=0.0)
+        task = made.add_task("", total=1, epoch="-", loss="-", accuracy="-", rate="-")
 
         def update(now: Progress) -> None:
             if now.note:
                 made.console.print(now.note)
                 return
-            more: dict[str, Any] = {"loss": now.loss, "rate": now.images_per_second}
+            more: dict[str, Any] = {
+                "loss": f"{now.loss:.3f}",
+                "rate": f"{now.images_per_second:,.0f}",
+            }
             if now.accuracy is not None:
                 more["accuracy"] = f"{now.accuracy:.1%}"
             epoch = f"{now.epoch}/{now.epochs}"
@@ -298,7 +301,7 @@ def _report(
     which = "the best epoch's" if config.keep == "best" else "weights"
     text = (
         f"validation accuracy {done.validation.accuracy:.4f}, loss {done.validation.loss:.4f} "
-        f"after {config.epochs} epochs, {done.seconds:.1f} s\n"
+        f"after {config.epochs} epoch{'s' * (config.epochs > 1)}, {done.seconds:.1f} s\n"
         f"{grown}wrote {target} with {which} and certificate"
     )
     history = [asdict(epoch) for epoch in done.history]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from archir.api import Network
 from archir.diag import error
 from archir.train.checkpoint import Live
-from archir.train.device import weights_of
-from archir.train.state import State
+from archir.train.state import State, fill
 
 
 def take_up(state: State, live: Live) -> None:
     """Put an optimizer's state into a network that is about to be trained.
 
-    Rates, decay and groups are the recipe's; the moments, step counts, running average and the
-    scale of the loss are the state's, where the recipe has a use for them.
+    Rates, decay and groups are the recipe's; moments, step counts and the scale of the loss are
+    the state's.
 
     Raises:
         ArchirError: A655, the state is that of another optimizer.
@@ -31,18 +28,7 @@ def take_up(state: State, live: Live) -> None:
         )
     names = {id(parameter): path for path, parameter in live.module.named_parameters()}
     held = [p for group in live.optimizer.param_groups for p in group["params"]]
-    packed = live.optimizer.state_dict()
-    packed["state"] = {
-        number: {k: torch.from_numpy(a.copy()) for k, a in state.optimizer.slots[path].items()}
-        for number, path in enumerate(names[id(p)] for p in held)
-        if path in state.optimizer.slots
-    }
-    live.optimizer.load_state_dict(packed)
-    if live.ema is not None and state.ema is not None:
-        own = dict(live.ema.module.state_dict())
-        with torch.no_grad():
-            for path, array in state.ema.items():
-                own[path].copy_(torch.from_numpy(array.copy()))
+    fill(live.optimizer, [names[id(p)] for p in held], state.optimizer)
     if state.scaler and live.scaler.is_enabled():
         live.scaler.load_state_dict(dict(state.scaler))
 
@@ -55,8 +41,5 @@ def handed_on(network: Network, live: Live, steps: int) -> State:
         live: What was trained.
         steps: How many steps its optimizer took in all.
     """
-    ema = None if live.ema is None else weights_of(live.ema.module, network.graph)
     scaler: dict[str, Any] = live.scaler.state_dict()
-    return State.of(
-        network, live.optimizer, module=live.module, ema=ema, step=steps, scaler=scaler or None
-    )
+    return State.of(network, live.optimizer, module=live.module, step=steps, scaler=scaler or None)

@@ -22,6 +22,7 @@ from archir.ir.graph import Graph
 from archir.ops.arithmetic import Array
 from archir.train.device import weights_of
 from archir.train.ema import Ema
+from archir.train.logs import ANEW
 from archir.weights.store import (
     Weights,
     load_metadata,
@@ -122,7 +123,7 @@ class Checkpoint:
         return error(
             "A637",
             f"{self.path} is no checkpoint of this run: {what}",
-            hint="start anew with --force",
+            hint=ANEW,
         )
 
     def restore(self, live: Live) -> None:
@@ -243,7 +244,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = failure.diagnostics[0]
         if found.code == "A601":
             raise
-        raise error("A637", found.message, hint="start anew with --force") from None
+        raise error("A637", found.message, hint=ANEW) from None
     except (KeyError, ValueError, RecursionError):
         counters = None
     if not isinstance(counters, dict):

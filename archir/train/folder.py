@@ -18,7 +18,7 @@ from archir.ir.graph import Graph
 from archir.ir.hash import graph_hash
 from archir.proof.certificate import weights_hash
 from archir.train.data import Dataset
-from archir.train.logs import BEST, EVENTS, LAST, RUN, kept_in
+from archir.train.logs import ANEW, BEST, EVENTS, LAST, RUN, kept_in
 from archir.train.recipe import TrainConfig
 from archir.weights.store import Weights
 
@@ -108,7 +108,7 @@ def _same(file: Path, facts: Mapping[str, Any]) -> None:
         stored = json.loads(file.read_text("utf-8"))
         version = stored["version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise error("A637", f"{file} is missing or damaged", hint="--force starts anew") from None
+        raise error("A637", f"{file} is missing or damaged", hint=ANEW) from None
     if version != RUN_VERSION:
         raise error("A637", f"{file} has format version {version}, this archir reads {RUN_VERSION}")
     wanted = json.loads(json.dumps(facts))
@@ -123,5 +123,5 @@ def _same(file: Path, facts: Mapping[str, Any]) -> None:
         raise error(
             "A638",
             f"{file.parent} holds another run: {what}",
-            hint="resume with the arguments that it was started with, or start anew with --force",
+            hint=f"resume with the arguments that it was started with; {ANEW}",
         )

@@ -28,7 +28,7 @@ from archir.train.checkpoint import Live
 from archir.train.data import Dataset, calibration_batch
 from archir.train.device import weights_of
 from archir.train.ema import Ema
-from archir.train.logs import METRICS
+from archir.train.logs import ANEW, METRICS
 from archir.train.recipe import TrainConfig, train_facts
 from archir.train.state import Fate, State
 from archir.train.timetable import Change, check_times, named, rehearse
@@ -198,7 +198,7 @@ class Growing:
             raise error(
                 "A637",
                 f"{file}, the network after growth {stage}, cannot be used: {found}",
-                hint="--force starts anew",
+                hint=ANEW,
             ) from None
 
 
@@ -213,7 +213,7 @@ def _logged(folder: Path) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         grown = [line for line in found if line["event"] == "grow"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise error("A637", f"{file} is damaged", hint="--force starts anew") from None
+        raise error("A637", f"{file} is damaged", hint=ANEW) from None
     outside = ("event", "step", "epoch")
     return [{k: v for k, v in line.items() if k not in outside} for line in grown]
 

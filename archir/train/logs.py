@@ -18,6 +18,8 @@ from archir.diag import error
 from archir.files import cannot_write
 
 METRICS, TIMINGS, RUN = "metrics.jsonl", "timings.jsonl", "run.json"
+ANEW = "--force without --resume starts anew"
+"""What helps where a run cannot be gone on with."""
 LAST, BEST = "last.safetensors", "best.safetensors"
 EVENTS = "events.out.tfevents.*"
 """The files that TensorBoard's writer makes."""
@@ -87,7 +89,7 @@ class Logs:
             path = folder / name
             old = self._kept is not None and path.exists()
             if name == METRICS and self._kept and not old:
-                raise error("A637", f"{path} is missing", hint="start anew with --force")
+                raise error("A637", f"{path} is missing", hint=ANEW)
             self._files.append(path.open("r+b" if old else "w+b"))
         if self._kept is not None:
             metrics, timings = self._files
@@ -106,7 +108,7 @@ class Logs:
             raise error(
                 "A637",
                 f"{file.name} is shorter than when the checkpoint was written",
-                hint="the run folder was changed; start anew with --force",
+                hint=f"the run folder was changed; {ANEW}",
             )
         file.seek(length)
         file.truncate()

@@ -367,7 +367,20 @@ def _made_optimizer(state: OptimizerState, module: torch.nn.Module) -> torch.opt
         optimizer: torch.optim.Optimizer = make(groups, **common)
     except (ValueError, TypeError, RuntimeError) as reason:
         raise error("A653", f"torch refuses these settings of its {state.kind}: {reason}") from None
-    paths = [path for group in state.groups for path in group.paths]
+    fill(optimizer, [path for group in state.groups for path in group.paths], state)
+    return optimizer
+
+
+def fill(optimizer: torch.optim.Optimizer, paths: Sequence[str], state: OptimizerState) -> None:
+    """Give an optimizer the slots of a state; its groups and their settings stay.
+
+    Args:
+        optimizer: One of the state's kind.
+        paths: Those of its parameters, in its order.
+        state: Where the slots come from; parameters that it does not have start at zero.
+    """
+    import torch  # noqa: PLC0415 - the module can be imported without
+
     packed = optimizer.state_dict()
     packed["state"] = {
         number: {k: torch.from_numpy(np.array(a)) for k, a in state.slots[path].items()}
@@ -375,7 +388,6 @@ def _made_optimizer(state: OptimizerState, module: torch.nn.Module) -> torch.opt
         if path in state.slots
     }
     optimizer.load_state_dict(packed)
-    return optimizer
 
 
 # --- files -----------------------------------------------------------------------------------
