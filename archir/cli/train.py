@@ -22,10 +22,9 @@ from archir.train.recipe import TrainConfig, make_recipe, read_recipe
 
 if TYPE_CHECKING:
     from archir.api import Network
-    from archir.ir.graph import Graph
-    from archir.train.loop import Progress, ProgressCallback, TrainResult
+    from archir.train.loop import Progress, ProgressCallback
+    from archir.train.session import Trained
     from archir.train.state import State
-    from archir.weights.store import Weights
 
 _HELP: Mapping[str, str] = {
     "epochs": "Passes over the training images.",
@@ -204,76 +203,56 @@ def _trained(
     **flags: Any,
 ) -> Report:
     from archir.api import check_output
-    from archir.train.carrying import handed_on, take_up
     from archir.train.device import describe
     from archir.train.distributed import is_first
-    from archir.train.loop import train as fit
-    from archir.train.recipe import train_facts
+    from archir.train.session import train_network
     from archir.train.timetable import read_timetable
 
     config = _config(recipe, device, flags)
+    _check_flags(config, run=run, resume=resume, tensorboard=tensorboard, whole=with_optimizer)
+    target = check_output(Path(output), force=force)
+    network = options.network(file, param, weights=weights, init=init)
+    if network.weights is None:
+        network = network.init(config.seed)
+    state = _optimizer_of(file, network) if with_optimizer else None
+    changes = () if grow is None else read_timetable(grow, network)
+    dataset = options.dataset(data, network.graph, download=download)
+    with bar(shown=is_first()) as progress:
+        done = train_network(
+            network,
+            dataset,
+            config,
+            changes=changes,
+            state=state,
+            teacher=None if distill is None else options.network(distill),
+            run_dir=None if run is None else Path(run),
+            existing="resume" if resume else "replace" if force else "refuse",
+            tensorboard=tensorboard,
+            progress=progress,
+            started=lambda here: print(
+                f"training on {describe(here, config.precision)}", file=sys.stderr
+            ),
+        )
+    if not is_first():
+        return Report({}, "")
+    (done.state if with_optimizer else done.network).save(target, force=force)
+    return _report(done, target, config)
+
+
+def _check_flags(
+    config: TrainConfig, *, run: str | None, resume: bool, tensorboard: bool, whole: bool
+) -> None:
+    """Refuse flags that do not go together."""
     if resume and run is None:
         raise error("A609", "nothing says which run to resume", hint="--run DIR")
     if tensorboard and run is None:
         raise error("A609", "nothing says where TensorBoard's numbers go", hint="--run DIR")
-    if with_optimizer and (config.ema or config.keep == "best"):
+    if whole and (config.ema or config.keep == "best"):
         raise error(
             "A609",
             "--with-optimizer writes the weights that are trained on, no others",
             hint="leave out --ema and --keep best",
         )
-    target = check_output(Path(output), force=force)
-    network = options.network(file, param, weights=weights, init=init)
-    if network.weights is None:
-        network = network.init(config.seed)
-    assert network.weights is not None
-    earlier = _optimizer_of(file, network) if with_optimizer else None
-    teacher = None if distill is None else _teacher(distill)
-    changes = () if grow is None else read_timetable(grow, network)
-    dataset = options.dataset(data, network.graph, download=download)
-    growing = None
-    if changes:
-        from archir.train.growing import Growing
-
-        before = 0 if earlier is None else earlier.step
-        growing = Growing(network, changes, dataset, config, earlier=before)
-    folder = None if run is None else Path(run)
-    with bar(shown=is_first()) as progress:
-        done = fit(
-            network.graph,
-            dict(network.weights),
-            dataset,
-            config,
-            progress=progress,
-            run_dir=folder,
-            existing="resume" if resume else "replace" if force else "refuse",
-            growth=growing,
-            teacher=teacher,
-            tensorboard=tensorboard,
-            prepare=lambda live: None if earlier is None else take_up(earlier, live),
-            started=lambda here: print(
-                f"training on {describe(here, config.precision)}", file=sys.stderr
-            ),
-        )
-    since = 0 if growing is None else growing.since(done.stage)
-    facts = {
-        **train_facts(dataset, config, since, done.end),
-        "device": done.device,
-        "validation": {"accuracy": done.validation.accuracy, "loss": done.validation.loss},
-    }
-    if not is_first():
-        return Report({}, "")
-    start = network if growing is None else growing.network(done.stage, folder)
-    made = start.with_weights(done.weights, "train", facts)
-    if with_optimizer:
-        assert done.live is not None
-        steps = done.steps + (0 if earlier is None else earlier.step)
-        handed_on(made, done.live, steps).save(target, force=force)
-    else:
-        made.save(target, force=force)
-    if growing is not None:
-        facts["growths"] = growing.lines
-    return _report(done, facts, target, config)
 
 
 def _optimizer_of(file: str, network: Network) -> State | None:
@@ -283,31 +262,20 @@ def _optimizer_of(file: str, network: Network) -> State | None:
     return State.load(file, network) if optimizer_path(Path(file)).is_file() else None
 
 
-def _teacher(file: str) -> tuple[Graph, Weights]:
-    from archir.api import no_weights
-
-    network = options.network(file)
-    if network.weights is None:
-        raise no_weights(Path(file))
-    return network.graph, dict(network.weights)
-
-
-def _report(
-    done: TrainResult, facts: Mapping[str, Any], target: Path, config: TrainConfig
-) -> Report:
-    growths = facts.get("growths", ())
+def _report(done: Trained, target: Path, config: TrainConfig) -> Report:
+    growths, result = done.growths, done.result
     sizes = [*(line["params"][0] for line in growths[:1]), *(line["params"][1] for line in growths)]
     grown = f"grew: parameters {' -> '.join(f'{n:,}' for n in sizes)}\n" if sizes else ""
     which = "the best epoch's" if config.keep == "best" else "weights"
     text = (
-        f"validation accuracy {done.validation.accuracy:.4f}, loss {done.validation.loss:.4f} "
-        f"after {config.epochs} epoch{'s' * (config.epochs > 1)}, {done.seconds:.1f} s\n"
+        f"validation accuracy {result.validation.accuracy:.4f}, "
+        f"loss {result.validation.loss:.4f} "
+        f"after {config.epochs} epoch{'s' * (config.epochs > 1)}, {result.seconds:.1f} s\n"
         f"{grown}wrote {target} with {which} and certificate"
     )
-    history = [asdict(epoch) for epoch in done.history]
-    return Report(
-        {"output": str(target), **facts, "history": history, "seconds": done.seconds}, text
-    )
+    data = {"output": str(target), **done.facts, **({"growths": growths} if growths else {})}
+    history = [asdict(epoch) for epoch in result.history]
+    return Report({**data, "history": history, "seconds": result.seconds}, text)
 
 
 command = make(
