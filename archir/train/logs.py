@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -129,8 +130,8 @@ class Logs:
                     file.close()
 
     def metric(self, event: str, entries: Mapping[str, Any]) -> None:
-        """Log a line that equal runs share."""
-        self._write(0, {"event": event, **entries})
+        """Log a line that equal runs share; JSON has no NaN, which is null there."""
+        self._write(0, {"event": event, **{k: _number(v) for k, v in entries.items()}})
         if self._board is not None:
             for name, value in entries.items():
                 if isinstance(value, float):
@@ -173,3 +174,7 @@ def _board_writer() -> Callable[..., Board]:
         ) from None
     found: Callable[..., Board] = SummaryWriter
     return found
+
+
+def _number(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ from archir.ops.arithmetic import Array
 from archir.train.data import Dataset, Split, load_data
 from archir.train.device import describe, resolve
 from archir.train.evaluate import evaluate
-from archir.train.logs import METRICS, TIMINGS
+from archir.train.logs import METRICS, TIMINGS, Logs
 from archir.train.loop import Progress, TrainResult, train
 from archir.train.recipe import TrainConfig
 from archir.weights.init import init_weights
@@ -256,3 +256,11 @@ def test_bf16(digits: Dataset) -> None:
     assert result.device.endswith("bf16")
     assert {a.dtype for p, a in result.weights.items() if "tracked" not in p} == {np.dtype("f4")}
     assert result.validation.accuracy > 0.9
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_metrics(tmp_path: Path) -> None:
+    """Validation in a lower precision may overflow where training does not."""
+    with Logs(tmp_path) as logs:
+        logs.metric("epoch", {"step": 3, "train_loss": 0.5, "validation_loss": math.inf})
+    line = json.loads((tmp_path / METRICS).read_text(), parse_constant=pytest.fail)
+    assert line == {"event": "epoch", "step": 3, "train_loss": 0.5, "validation_loss": None}
