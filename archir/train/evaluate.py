@@ -62,14 +62,6 @@ def evaluate(
         return run(module, feed, batch_size=batch_size, precision=precision)
 
 
-def on_device(
-    graph: Graph, split: Split, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalised images and the labels of a split as two tensors on a device."""
-    feed = Feed(graph, split, device)
-    return feed.take(torch.arange(len(feed)))
-
-
 def run(
     module: torch.nn.Module,
     feed: Feed,
