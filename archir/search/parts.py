@@ -40,7 +40,8 @@ class Evaluated:
     """What an evaluator found."""
 
     scores: Mapping[str, float]
-    """``accuracy`` on the validation set (0 to 1, larger is better) always; others by name."""
+    """``score`` always: what a search makes as large as it can. ``accuracy`` on the validation set
+    (0 to 1) where the evaluator measures one, which is then its score too; others by name."""
     network: Network | None = None
     """The network afterwards, with its certificate; None where it is as it was."""
     history: tuple[Mapping[str, Any], ...] = ()
@@ -96,9 +97,14 @@ class Member:
     history: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def accuracy(self) -> float:
-        """On the validation set; below every other where it was not scored."""
-        return self.scores["accuracy"] if self.status == "scored" else float("-inf")
+    def score(self) -> float:
+        """Larger is better; below every other where it was not scored."""
+        return self.scores["score"] if self.status == "scored" else float("-inf")
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the validation set; None where its evaluator measures none (a proxy)."""
+        return self.scores.get("accuracy")
 
 
 @dataclass(frozen=True)
@@ -153,19 +159,19 @@ class Kind:
 
 
 def front(members: Sequence[Member], cost: str = "macs") -> list[Member]:
-    """The scored members that no other beats in both accuracy and a cost, the cheapest first.
+    """The scored members that no other beats in both score and a cost, the cheapest first.
 
     Of equals the first stays.
 
     Args:
-        members: Those that compete: their accuracies must be comparable.
+        members: Those that compete: their scores must come from one evaluator.
         cost: ``macs``, ``params`` or ``latency`` (its median).
     """
     scored = [m for m in members if m.status == "scored"]
-    ordered = sorted(scored, key=lambda m: (cost_of(m, cost), -m.accuracy, m.number))
+    ordered = sorted(scored, key=lambda m: (cost_of(m, cost), -m.score, m.number))
     kept: list[Member] = []
     for member in ordered:
-        if not kept or member.accuracy > kept[-1].accuracy:
+        if not kept or member.score > kept[-1].score:
             kept.append(member)
     return kept
 
