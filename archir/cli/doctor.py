@@ -23,6 +23,7 @@ EXTRAS = {
     "proof": ("egglog",),
     "draw": ("graphlay",),
     "tensorboard": ("tensorboard",),
+    "search": ("jinja2", "matplotlib", "pymoo", "scipy"),
 }
 
 

@@ -125,6 +125,7 @@ def test_the_public_names() -> None:
         "archir.backends": {"torch", "onnx"},
         "archir.formats": {"svg", "dot"},
         "archir.importers": {"torchvision", "timm", "py", "pt2", "onnx"},
+        "archir.strategies": {"nash", "random", "rwe"},
     }
 
 

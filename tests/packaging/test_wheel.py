@@ -80,6 +80,7 @@ def test_the_wheel_carries_licence_and_entry_points(installed: Path) -> None:
         "archir.rules",
         "archir.backends",
         "archir.formats",
+        "archir.strategies",
     }
 
 
