@@ -114,6 +114,9 @@ class Outcome:
     best: Member
     ensemble: tuple[Member, ...] = ()
     """Members whose averaged outputs are another answer, if there are such."""
+    stages: tuple[str, ...] = ()
+    """The stages whose members compete for the Pareto front: their scores are comparable. Where
+    none is named, all whose evaluator does not train on validation images (``join``)."""
 
 
 class Strategy(Protocol):
