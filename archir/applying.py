@@ -43,3 +43,15 @@ def named_applications(
                 mine[parameter if dot else key] = value
         found.append(Application(name, site or at, mine))
     return found
+
+
+def use_text(rule: str, site: str, arguments: Mapping[str, AttrValue]) -> str:
+    """A line of the script that ``archir rewrite --script`` applies a rule by."""
+    return " ".join([f"{rule}@{site}", *(f"{k}={setting(v)}" for k, v in arguments.items())])
+
+
+def setting(value: AttrValue | Sequence[AttrValue]) -> str:
+    """A value as it is given to ``--set``."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(setting, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

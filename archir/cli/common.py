@@ -207,13 +207,6 @@ def parse_settings(pairs: tuple[str, ...], flag: str) -> dict[str, AttrValue]:
     return found
 
 
-def setting(value: AttrValue) -> str:
-    """A value as it is given to ``--set``."""
-    if isinstance(value, tuple):
-        return f"[{','.join(map(setting, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def parse_value(text: str) -> AttrValue:
     """A value as it is written on the command line."""
     if text.startswith("[") and text.endswith("]"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archir.cli import options
-from archir.cli.common import Report, parse_settings, setting
+from archir.cli.common import Report, parse_settings
 from archir.cli.common import command as make
 from archir.cli.options import human
 from archir.diag import error
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from archir.api import Application, Calibration, Network, Rewritten
     from archir.proof.refit import Recovery
     from archir.train.state import Moved, State
-
-CALIBRATION_IMAGES = 1024
 
 
 def _applications(
@@ -53,13 +51,10 @@ def _applications(
 
 def calibration_of(network: Network, name: str, seed: int, *, download: bool) -> Calibration:
     """Training images of a data set, as statistics are measured on them."""
-    from archir.api import Calibration
-    from archir.train.data import calibration_batch, check_fits
+    from archir.train.data import calibration_of as measured_on
 
     dataset = options.dataset(name, network.graph, download=download)
-    check_fits(network.graph, dataset)
-    batch = calibration_batch(dataset, CALIBRATION_IMAGES, seed, network.graph)
-    return Calibration({network.graph.inputs[0]: batch}, dataset.name, dataset.sha256)
+    return measured_on(network.graph, dataset, seed)
 
 
 def rewrite(
@@ -206,6 +201,8 @@ def _text(
     written: Path | None,
     dry_run: bool,
 ) -> str:
+    from archir.applying import setting
+
     lines = []
     for use in done.uses:
         kind = (use.verdict or {}).get("kind", "no verdict")

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from archir.train.sources import (
     read_factory,
     read_npz,
 )
+
+if TYPE_CHECKING:
+    from archir.api import Calibration
 
 Images = NDArray[np.float32] | NDArray[np.uint8]
 """Images ``[N, ...]``: numbers, or bytes that stand for their 255th parts."""
@@ -339,3 +342,20 @@ def calibration_batch(
     """
     chosen = dataset.train.x[_order(len(dataset.train), seed)[:count]]
     return as_floats(chosen) if graph is None else normalise(graph, chosen)
+
+
+CALIBRATION_IMAGES = 1024
+"""Training images that a rule's statistics are measured on."""
+
+
+def calibration_of(graph: Graph, dataset: Dataset, seed: int) -> Calibration:
+    """Training images of a data set, as a rule's statistics are measured on them.
+
+    Raises:
+        ArchirError: A623 or A625, network and data do not fit.
+    """
+    from archir.api import Calibration  # noqa: PLC0415 - data is read without the compiler
+
+    check_fits(graph, dataset)
+    batch = calibration_batch(dataset, CALIBRATION_IMAGES, seed, graph)
+    return Calibration({graph.inputs[0]: batch}, dataset.name, dataset.sha256)

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from archir.api import Calibration, Network, Rewritten, load
+from archir.api import Network, Rewritten, load
 from archir.diag import ArchirError, error
 from archir.files import cannot_write
 from archir.ir.graph import Graph
 from archir.proof.certificate import state_of
 from archir.train.checkpoint import Live
-from archir.train.data import Dataset, calibration_batch
+from archir.train.data import Dataset, calibration_of
 from archir.train.device import weights_of
 from archir.train.ema import Ema
 from archir.train.logs import ANEW, METRICS
@@ -35,8 +35,6 @@ from archir.train.timetable import Change, check_times, named, rehearse
 
 NETWORKS = "networks"
 """The folder of a run that holds the grown networks: ``1.arch`` and what belongs to it, ..."""
-IMAGES = 1024
-"""Training images that statistics are measured on, for rules that ask for them."""
 
 
 class Growing:
@@ -97,8 +95,6 @@ class Growing:
         """
         change = self.changes[stage]
         present = self._trained(live, stage, step, folder)
-        batch = calibration_batch(self.dataset, IMAGES, self.config.seed, live.graph)
-        feeds = {live.graph.inputs[0]: batch}
         state = State.of(
             present,
             live.optimizer,
@@ -111,7 +107,7 @@ class Growing:
             moved = state.apply(
                 change.applications,
                 seed=change.seed,
-                calibration=Calibration(feeds, self.dataset.name, self.dataset.sha256),
+                calibration=calibration_of(live.graph, self.dataset, self.config.seed),
             )
         except ArchirError as failure:
             raise named(failure, stage + 1, change) from None
