@@ -5,18 +5,15 @@ Importing this module needs no torch.
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from archir.diag import error
-from archir.files import read_source
+from archir.diag import ArchirError, error
 from archir.train.data import Dataset
+from archir.train.entries import check_entries, read_toml, read_value, unknown
 
 Precision = Literal["f32", "bf16", "f16"]
 
@@ -89,9 +86,6 @@ def train_facts(dataset: Dataset, config: TrainConfig, since: int, until: int) -
     }
 
 
-_LARGEST = 1e300
-"""Beyond it numbers count as none: integers may be too large for a float."""
-
 _LARGEST_FACTOR = 1e6
 """What ``rates`` may multiply a rate by, at most."""
 
@@ -132,22 +126,7 @@ def check_config(config: TrainConfig, where: str = "") -> None:
     Raises:
         ArchirError: A632, with the entry and its range.
     """
-    hints = typing.get_type_hints(TrainConfig)
-    for name, (least, most) in _RANGES.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | hints[name]):
-            kind = "a whole number" if hints[name] is int else "a number"
-            raise error("A632", f"{where}{name} is {value!r}, it should be {kind}")
-        if not least <= value <= most:
-            raise error(
-                "A632", f"{where}{name} is {value}, it should be from {least:g} to {most:g}"
-            )
-    for name, kind in hints.items():
-        value = getattr(config, name)
-        if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-            what = "no precision" if name == "precision" else f"no {name}"
-            *some, last = typing.get_args(kind)
-            raise error("A632", f"{where}`{value}` is {what}", hint=f"{', '.join(some)} or {last}")
+    check_entries("A632", config, _RANGES, where)
     for glob, factor in config.rates:
         if not 0 <= factor <= _LARGEST_FACTOR:
             found = f"the factor of `{glob}` is {factor}"
@@ -169,11 +148,7 @@ def read_recipe(path: str | Path, **changes: Any) -> TrainConfig:
         ArchirError: A601, it cannot be read; A632, it is no TOML, or an entry is unknown, of
             another kind, or out of its range.
     """
-    try:
-        found = tomllib.loads(read_source(path).text)
-    except (ValueError, RecursionError) as reason:  # an integer of 5,000 digits, for one
-        raise error("A632", f"{path} is no TOML: {reason}") from None
-    return make_recipe(found, changes, f"{path}: ")
+    return make_recipe(read_toml(path, "A632"), changes, f"{path}: ")
 
 
 def make_recipe(
@@ -184,45 +159,29 @@ def make_recipe(
     Raises:
         ArchirError: A632.
     """
-    known = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    kinds = typing.get_type_hints(TrainConfig)
     entries: dict[str, Any] = {}
     for name, value in {**found, **changes}.items():
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean `{close[0]}`?" if close else "docs/training.md lists the entries"
-            raise error("A632", f"{where}a recipe has no entry `{name}`", hint=hint)
-        entries[name] = _value(where + name, value, known[name])
+        if name not in kinds:
+            message = f"{where}a recipe has no entry `{name}`"
+            raise unknown("A632", message, name, kinds, "docs/training.md lists the entries")
+        entries[name] = _value(where, name, value, kinds[name])
     config = TrainConfig(**entries)
     check_config(config, where)
     return config
 
 
-def _value(name: str, value: Any, default: object) -> Any:
-    """A value of the kind of an entry's default.
+def _value(where: str, name: str, value: Any, kind: Any) -> Any:
+    """A value of an entry's kind; factors by glob are a table, or pairs as they are recorded.
 
     Raises:
         ArchirError: A632, it is of another kind.
     """
-    if name.rpartition(": ")[2] == "rates":
+    if name != "rates":
+        return read_value("A632", where + name, value, kind)
+    try:
         pairs = list(value.items()) if isinstance(value, dict) else value
-        if isinstance(pairs, list | tuple) and all(
-            len(p) == 2 and isinstance(p[0], str) and _is_number(p[1]) for p in pairs
-        ):
-            return tuple((glob, float(factor)) for glob, factor in pairs)
-        raise error("A632", f"{name} is {value!r}, it should be a table of numbers by glob")
-    if isinstance(default, tuple):
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise error("A632", f"{name} is {value!r}, it should be a list of globs")
-    if isinstance(default, float) and _is_number(value):
-        return float(value)
-    if type(value) is type(default):
-        return value
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-    raise error("A632", f"{name} is {value!r}, it should be {kinds[type(default)]}")
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -_LARGEST < value < _LARGEST
+        return read_value("A632", name, pairs, kind)
+    except ArchirError:
+        wanted = "it should be a table of numbers by glob"
+        raise error("A632", f"{where}{name} is {value!r}, {wanted}") from None

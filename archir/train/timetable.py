@@ -5,20 +5,18 @@ Importing this module needs no torch.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from archir.api import Application, Network, rewrite
 from archir.applying import named_applications
 from archir.diag import ArchirError, error
-from archir.files import read_source
 from archir.ir.types import AttrValue
 from archir.ops.cost import Cost
 from archir.rewrite.sites import looks_at_weights
+from archir.train.entries import read_toml, unknown
 
 _ENTRIES = ("step", "epoch", "rule", "rules", "at", "set", "seed")
 
@@ -75,12 +73,7 @@ def read_timetable(path: str | Path, network: Network) -> tuple[Change, ...]:
         ArchirError: A601, the file cannot be read; A680, it is no TOML, or an entry is unknown,
             missing or of another kind; A604 or A607, there is no such rule.
     """
-    try:
-        found = tomllib.loads(read_source(path).text)
-    except tomllib.TOMLDecodeError as reason:
-        raise error("A680", f"{path} is no TOML: {reason}") from None
-    except RecursionError:
-        raise error("A680", f"{path} nests too deeply") from None
+    found = read_toml(path, "A680")
     for name in found:
         if name != "grow":
             raise error("A680", f"{path}: unknown entry `{name}`", hint="growths are [[grow]]")
@@ -95,9 +88,8 @@ def _change(where: str, table: object, network: Network) -> Change:
         raise error("A680", f"{where} is {table!r}, it should be a table [[grow]]")
     for name in table:
         if name not in _ENTRIES:
-            close = get_close_matches(name, _ENTRIES, 1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(_ENTRIES)}"
-            raise error("A680", f"{where} has the unknown entry `{name}`", hint=hint)
+            message = f"{where} has the unknown entry `{name}`"
+            raise unknown("A680", message, name, _ENTRIES, f"known: {', '.join(_ENTRIES)}")
     step, epoch = (_whole(where, table, name, least) for name, least in (("step", 0), ("epoch", 1)))
     if (step is None) == (epoch is None):
         raise error("A680", f"{where}: either `step` or `epoch` tells when")
