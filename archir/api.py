@@ -27,7 +27,7 @@ from archir.past import Reverted
 from archir.past import undo as take_back
 from archir.proof.certificate import Certificate, read_certificate, state_of
 from archir.proof.drift import Drift, Forward, measure, outputs
-from archir.proof.lineage import Lineage, folder_of
+from archir.proof.lineage import Lineage, folders_of
 from archir.proof.prove import verdict_for
 from archir.proof.replay import Finding, verify
 from archir.proof.uses import Use, assured, check_plan, share_read, wanted_statistics
@@ -235,16 +235,19 @@ class Network:
         *,
         force: bool = False,
         beside: Mapping[Path, Callable[[Path], None]] | None = None,
+        lineage: Path | None = None,
     ) -> Path:
         """Write text, weights, certificate and lineage; none replaces a file without ``force``.
 
         All are whole on the disk before the first is put in place, the text last. ``beside`` are
         other files that belong to it, and what writes each at a path that it is handed.
+        ``lineage`` is where its parents are put, by default a folder of its own; a folder
+        ``lineage`` beside a file serves all networks there.
 
         Raises:
             ArchirError: A602, A603.
         """
-        return save(self, Path(path), force=force, beside=beside)
+        return save(self, Path(path), force=force, beside=beside, lineage=lineage)
 
     def to_torch(self) -> torch.fx.GraphModule:
         """The network as a ``torch.fx.GraphModule`` whose state_dict keys are the paths.
@@ -302,6 +305,7 @@ def load(
     rules: Sequence[str | Path] = (),
     ignore_weights: bool = False,
     unchecked: bool = False,
+    lineage: Path | None = None,
 ) -> Network:
     """Load a network: its text, and the weights and certificate beside it where they exist.
 
@@ -312,6 +316,8 @@ def load(
         rules: Rule files beside the installed rules.
         ignore_weights: Load the text alone, and no certificate.
         unchecked: Take weights that do not fit (for verifying, which reports that).
+        lineage: Where its parents are looked for beside the usual folders, see
+            :func:`archir.proof.lineage.folders_of`.
 
     Raises:
         ArchirError: what is wrong with the text, the weights or the rules.
@@ -335,7 +341,7 @@ def load(
         program,
         None if tensors is None else frozen(tensors),
         replace(certificate, params=chosen),
-        Lineage(folders=(folder_of(file),)),
+        Lineage(folders=folders_of(file) if lineage is None else (*folders_of(file), lineage)),
         ops,
         library(ops, rules),
         file,

@@ -60,7 +60,12 @@ def check_output(path: Path, *, force: bool) -> Path:
 
 
 def save(
-    network: Network, path: Path, *, force: bool, beside: Mapping[Path, Writer] | None = None
+    network: Network,
+    path: Path,
+    *,
+    force: bool,
+    beside: Mapping[Path, Writer] | None = None,
+    lineage: Path | None = None,
 ) -> Path:
     """Write text, weights, certificate and lineage; see :meth:`archir.api.Network.save`."""
     target = check_name(path)
@@ -77,7 +82,7 @@ def save(
     for file in (*writers, *stale):
         check_target(file, force=force)
     if network.certificate.steps:
-        network.lineage.save(network.certificate, folder_of(target))
+        network.lineage.save(network.certificate, lineage or folder_of(target))
     with writing_all(list(writers), force=force, stale=stale) as temporaries:
         for write, temporary in zip(writers.values(), temporaries, strict=True):
             write(temporary)

@@ -66,13 +66,13 @@ def diff(
 def _member(file: str, pairs: tuple[str, ...]) -> Member:
     from archir.proof.certificate import Certificate, read_certificate
     from archir.proof.descent import Member
-    from archir.proof.lineage import Lineage, folder_of
+    from archir.proof.lineage import Lineage, folders_of
 
     path = Path(file)
     program = options.program(file, pairs)
     beside = path.with_suffix(".cert.json")
     certificate = read_certificate(beside) if beside.is_file() else Certificate()
-    return Member(program, certificate, Lineage(folders=(folder_of(path),)))
+    return Member(program, certificate, Lineage(folders=folders_of(path)))
 
 
 def _weights(

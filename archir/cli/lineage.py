@@ -35,7 +35,8 @@ def lineage(file: str, step: int | None, output: str | None, clean: bool, force:
     """
     from archir.api import certificate_path
     from archir.proof.certificate import read_certificate
-    from archir.proof.lineage import Lineage, folder_of
+    from archir.proof.lineage import Lineage, folders_of
+    from archir.proof.lineage import spare as spare_of
 
     if (step is None) != (output is None):
         raise error("A609", "an ancestor is brought back by --step N -o OUTPUT")
@@ -43,11 +44,11 @@ def lineage(file: str, step: int | None, output: str | None, clean: bool, force:
         return _ancestor(file, step, output, force=force)
     source = read_source(Path(file))
     certificate = read_certificate(certificate_path(Path(file)))
-    folder = folder_of(Path(file))
-    held = Lineage(folders=(folder,))
+    folder, shared = folders_of(Path(file))
+    held = Lineage(folders=(folder, shared))
     texts = {_end(certificate): source.text}
     steps = [_listed(n, s, texts, held, certificate) for n, s in enumerate(certificate.steps, 1)]
-    spare = held.spare(certificate)
+    spare = spare_of(certificate, folder)
     size = sum(path.stat().st_size for path in spare)
     if clean:
         for path in spare:
@@ -57,6 +58,7 @@ def lineage(file: str, step: int | None, output: str | None, clean: bool, force:
         "file": file,
         "steps": steps,
         "folder": str(folder),
+        "shared": str(shared) if shared.is_dir() else None,
         "bytes": sum(kept.values()),
         "unreferenced": [path.name for path in spare],
         "unreferenced_bytes": size,
@@ -142,7 +144,8 @@ def _text(file: str, steps: list[dict[str, Any]], data: Mapping[str, Any]) -> st
         ]
     headers = ("step", "kind", "", "rule", "drift", "parameters", "graph", "weights", "")
     lines = [options.table(headers, rows, right=(0, 4, 5))]
-    lines.append(f"{data['folder']}: {memory(data['bytes'])}")
+    shared = f"; parents in {data['shared']} too" if data["shared"] else ""
+    lines.append(f"{data['folder']}: {memory(data['bytes'])}{shared}")
     if data["unreferenced"]:
         count = len(data["unreferenced"])
         files = f"{count} file{'' if count == 1 else 's'} ({memory(data['unreferenced_bytes'])})"

@@ -1,4 +1,4 @@
-"""The lineage folder: parents of a network, each under the hash of its content."""
+"""Lineage folders: parents of networks, each under the hash of its content."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ _PARENT = re.compile(r"[0-9a-f]{64}\.(arch|safetensors)")
 def folder_of(path: Path) -> Path:
     """The lineage folder of a network's file."""
     return path.with_suffix(".lineage")
+
+
+def folders_of(path: Path) -> tuple[Path, Path]:
+    """Where the parents of a network's file are: its own folder, and one that all files share."""
+    return folder_of(path), path.with_name("lineage")
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,6 @@ class Lineage:
         names += [f"{d}.safetensors" for d in tensors if d not in self.weights]
         return [n for n in names if not any((folder / n).is_file() for folder in self.folders)]
 
-    def spare(self, certificate: Certificate) -> list[Path]:
-        """The files of the folders that no step of a certificate needs."""
-        texts, tensors = needed(certificate)
-        names = {f"{d}.arch" for d in texts} | {f"{d}.safetensors" for d in tensors}
-        files = [p for folder in self.folders if folder.is_dir() for p in sorted(folder.iterdir())]
-        return [p for p in files if _PARENT.fullmatch(p.name) and p.name not in names]
-
     def _find(self, name: str) -> Path:
         for folder in self.folders:
             if (folder / name).is_file():
@@ -124,6 +122,14 @@ class Lineage:
             else:
                 with writing(target) as temporary:
                     shutil.copyfile(self._find(target.name), temporary)
+
+
+def spare(certificate: Certificate, folder: Path) -> list[Path]:
+    """The files of a network's own lineage folder that no step of its certificate needs."""
+    texts, tensors = needed(certificate)
+    names = {f"{d}.arch" for d in texts} | {f"{d}.safetensors" for d in tensors}
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in files if _PARENT.fullmatch(p.name) and p.name not in names]
 
 
 def needed(certificate: Certificate) -> tuple[list[str], list[str]]:
