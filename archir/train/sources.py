@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +102,41 @@ def read_factory(path: Path, factory: str, code: str = "A624") -> Any:
         ArchirError: A624 (or another code), the file does not run, has no such function, or the
             function fails.
     """
-    log.warning("running %s of %s: its code is not archir's", factory, path)
-    spec = importlib.util.spec_from_file_location(f"_archir_data_{path.stem}", path)
+    make = read_name(path, factory, code)
+    if not callable(make):
+        raise error(code, f"{path} has no function `{factory}`")
+    with _told(path, factory, code):
+        return make()
+
+
+def read_name(path: Path, name: str, code: str) -> Any:
+    """What a name of the user's Python file stands for; None where it has none. Logs a warning.
+
+    Raises:
+        ArchirError: of the code, the file does not run.
+    """
+    log.warning("running %s of %s: its code is not archir's", name, path)
+    module_name = f"_archir_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise error(code, f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    sys.modules[module_name] = module  # dataclasses look there for the module that they stand in
+    with _told(path, name, code):
         spec.loader.exec_module(module)
-        make = getattr(module, factory, None)
-        if callable(make):
-            return make()
+    return getattr(module, name, None)
+
+
+@contextmanager
+def _told(path: Path, name: str, code: str) -> Iterator[None]:
+    """Say of the user's code that it failed."""
+    try:
+        yield
     except ArchirError:
         raise
     except (Exception, SystemExit) as reason:
         what = f"{type(reason).__name__}: {reason}"
-        raise error(code, f"{path}:{factory} failed with {what}") from reason
-    raise error(code, f"{path} has no function `{factory}`")
+        raise error(code, f"{path}:{name} failed with {what}") from reason
 
 
 def arrays_of(found: object, source: str) -> Arrays:
