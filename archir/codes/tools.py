@@ -493,6 +493,56 @@ CODES: dict[str, Code] = {
         "the system refused",
         "Reading or writing failed for the reason in the message.",
     ),
+    "A720": Code(
+        "wrong moves of a search",
+        "A settings file states moves in tables `[[moves]]`: `rule`, and where wanted `family`, "
+        "`arguments` (choices by parameter), `times` (factors of a class's size), `levels` (sizes, "
+        "of which the next larger one is taken), `most` and `tensors`: docs/search.md.",
+    ),
+    "A721": Code(
+        "wrong settings of NASH",
+        "The message names the entry of `[nash]` or `[random]` and its range: docs/search.md.",
+    ),
+    "A722": Code(
+        "a search without a score",
+        "The start network could not be evaluated, so that there is nothing to begin from. The "
+        "message says what became of it.",
+    ),
+    "A723": Code(
+        "an ensemble over different images",
+        "Networks that take images of different sizes are averaged over the same images, read in "
+        "each size. Here the labels differ, so that these are other images.",
+    ),
+    "A700": Code(
+        "the journal of a search is damaged",
+        "The journal is only ever appended to, one JSON object a line; a line that was cut off at "
+        "its end is dropped. Anything else was changed by others: begin anew with --force, or "
+        "restore the file.",
+    ),
+    "A701": Code(
+        "a resumed search does not repeat its journal",
+        "A search is resumed by running it again; what it does has to be what its journal says, "
+        "up to the end of the journal. Another version of archir or of a package that draws, or a "
+        "member that was changed, makes it do something else.",
+    ),
+    "A702": Code(
+        "the folder holds another search",
+        "Network, data, seed, settings, limits, threads and kind of device belong to what a "
+        "search is. The message says which of them differ.",
+    ),
+    "A703": Code(
+        "no search in the folder, or its files are gone",
+        "A run folder holds search.json, journal.jsonl and the members; see docs/search.md.",
+    ),
+    "A704": Code(
+        "another process searches in the folder",
+        "A run folder belongs to one process at a time. Wait for it, or take another folder.",
+    ),
+    "A705": Code(
+        "no network was scored",
+        "All candidates were refused or failed: the hint names the first reason. Looser limits or "
+        "other moves may help.",
+    ),
     "A901": Code(
         "archir is at fault",
         "This is a bug. ARCHIR_DEBUG=1 prints where it happened; please report it with the file.",

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +94,7 @@ def run_search(
         "start": None if start is None else _state(start),
         "data": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset.train)},
         "seed": seed,
-        "limits": limits.record(),
+        "limits": asdict(limits),
         "cost": cost,
         "device": _kind(device),
         "threads": threads,
@@ -272,7 +272,7 @@ def _finish(search: Search, outcome: Outcome, ledger: Ledger, device: str) -> Re
         "onnx": None,
     }
     if network.weights is not None:
-        facts["test"] = _tested(search, best, outcome.ensemble, device)
+        facts["test"] = _tested(search, network, outcome.ensemble, device)
         facts["onnx"] = _exported(network, folder / "best.onnx")
     _write_json(folder / RESULT, facts)
     said = {k: facts[k] for k in ("best", "front", "ensemble", "test")}
@@ -294,23 +294,23 @@ def _why(members: Sequence[Member]) -> str:
 
 
 def _tested(
-    search: Search, best: Member, ensemble: Sequence[Member], device: str
+    search: Search, best: Network, ensemble: Sequence[Member], device: str
 ) -> dict[str, Any]:
     """What the test set says of the best network, and of the ensemble."""
-    from archir.train.evaluate import evaluate_together  # noqa: PLC0415 - it imports torch
+    from archir.train.evaluate import Evaluation, evaluate  # noqa: PLC0415 - it imports torch
 
-    found: dict[str, Any] = {}
-    for name, members in (("best", [best]), ("ensemble", list(ensemble))):
-        if members:
-            networks = [search.network(m) for m in members]
-            scored = evaluate_together(networks, search.dataset, "test", device=device)
-            found[name] = {
-                "accuracy": scored.accuracy,
-                "correct": scored.correct,
-                "count": scored.count,
-                "loss": scored.loss,
-            }
-    return found
+    def told(found: Evaluation) -> dict[str, Any]:
+        counts = {"correct": found.correct, "count": found.count}
+        return {"accuracy": found.accuracy, **counts, "loss": found.loss}
+
+    images = search.dataset
+    said = {"best": told(evaluate(best.graph, dict(best.weights or {}), images, device=device))}
+    if ensemble:
+        from archir.train.evaluate import evaluate_together  # noqa: PLC0415
+
+        networks = [search.network(m) for m in ensemble]
+        said["ensemble"] = told(evaluate_together(networks, images, device=device))
+    return said
 
 
 def _exported(network: Network, path: Path) -> dict[str, Any]:
