@@ -493,26 +493,6 @@ CODES: dict[str, Code] = {
         "the system refused",
         "Reading or writing failed for the reason in the message.",
     ),
-    "A720": Code(
-        "wrong moves of a search",
-        "A settings file states moves in tables `[[moves]]`: `rule`, and where wanted `family`, "
-        "`arguments` (choices by parameter), `times` (factors of a class's size), `levels` (sizes, "
-        "of which the next larger one is taken), `most` and `tensors`: docs/search.md.",
-    ),
-    "A721": Code(
-        "wrong settings of NASH",
-        "The message names the entry of `[nash]` or `[random]` and its range: docs/search.md.",
-    ),
-    "A722": Code(
-        "a search without a score",
-        "The start network could not be evaluated, so that there is nothing to begin from. The "
-        "message says what became of it.",
-    ),
-    "A723": Code(
-        "an ensemble over different images",
-        "Networks that take images of different sizes are averaged over the same images, read in "
-        "each size. Here the labels differ, so that these are other images.",
-    ),
     "A700": Code(
         "the journal of a search is damaged",
         "The journal is only ever appended to, one JSON object a line; a line that was cut off at "
@@ -542,6 +522,26 @@ CODES: dict[str, Code] = {
         "no network was scored",
         "All candidates were refused or failed: the hint names the first reason. Looser limits or "
         "other moves may help.",
+    ),
+    "A720": Code(
+        "wrong moves of a search",
+        "A settings file states moves in tables `[[moves]]`: `rule`, and where wanted `family`, "
+        "`arguments` (choices by parameter), `times` (factors of a class's size), `levels` (sizes, "
+        "of which the next larger one is taken), `most` and `tensors`: docs/search.md.",
+    ),
+    "A721": Code(
+        "wrong settings of NASH",
+        "The message names the entry of `[nash]` or `[random]` and its range: docs/search.md.",
+    ),
+    "A722": Code(
+        "a search without a score",
+        "The start network could not be evaluated, so that there is nothing to begin from. The "
+        "message says what became of it.",
+    ),
+    "A723": Code(
+        "an ensemble over different images",
+        "Networks that take images of different sizes are averaged over the same images, read in "
+        "each size. Here the labels differ, so that these are other images.",
     ),
     "A901": Code(
         "archir is at fault",

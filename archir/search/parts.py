@@ -127,7 +127,9 @@ class Strategy(Protocol):
     :meth:`archir.search.engine.Search.draw`.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What users call it."""
 
     def record(self) -> Mapping[str, Any]:
         """Its settings, as JSON values."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -259,6 +259,28 @@ def _hash(splits: tuple[Split, ...], classes: tuple[str, ...]) -> str:
             elif array.size:
                 found.update(array.data.cast("B"))
     return found.hexdigest()
+
+
+def joined(dataset: Dataset) -> Dataset:
+    """A data set whose training images are those for training and for validation together.
+
+    The validation images are among them: what is measured on these says how a network fits them,
+    and nothing about others. Images in one file stay there; others are copied.
+    """
+    first, second = dataset.train, dataset.validation
+    labels = np.concatenate([first.y, second.y])
+    digest = hashlib.sha256(f"train and validation of {dataset.sha256}".encode()).hexdigest()
+    whole = Split(_together(first.x, second.x), labels)
+    return replace(dataset, name=f"{dataset.name}, validation too", train=whole, sha256=digest)
+
+
+def _together(a: Images | StoredImages, b: Images | StoredImages) -> Images | StoredImages:
+    if isinstance(a, StoredImages) and isinstance(b, StoredImages) and a.array is b.array:
+        return StoredImages(a.array, a.digests, np.concatenate([a.rows, b.rows]))
+    parts: list[Any] = [a[:], b[:]]
+    if a.dtype != b.dtype:
+        parts = [as_floats(part) for part in parts]
+    return cast("Images", np.concatenate(parts))
 
 
 def check_fits(graph: Graph, dataset: Dataset) -> None:
