@@ -212,6 +212,7 @@ class Search:
             ArchirError: A701, a resumed run does not do what it did before; A602 and others that
                 are no fault of a network: the run can be resumed.
         """
+        evaluator = _placed(evaluator, self._device)
         self._begin(stage, evaluator)
         first = len(self.members)
         left = list(proposals)
@@ -378,6 +379,14 @@ class Search:
                 note,
             )
         )
+
+
+def _placed(evaluator: Evaluator, device: str) -> Evaluator:
+    """An evaluator that runs on a device, where it says on which."""
+    if not hasattr(evaluator, "device"):
+        return evaluator
+    made: Evaluator = replace(evaluator, device=device)  # type: ignore[type-var]
+    return made
 
 
 def _read_result(slot: _Slot, folder: Path) -> None:

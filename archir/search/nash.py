@@ -222,7 +222,7 @@ class Nash:
             best = self._chosen(search.evaluate("neighbours", steps, proposals), best)
             snapshots.append(best)
             search.note("step", step=step, best=best.number)
-        return Outcome(self._final(search, best), tuple(dict.fromkeys(_scored(snapshots))))
+        return Outcome(self._final(search, best), tuple({m.number: m for m in _scored(snapshots)}.values()))
 
     def _children(self, search: Search, space: Space, best: Member, step: int) -> list[Proposal]:
         """Children of the best network; fewer where few moves apply."""

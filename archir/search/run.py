@@ -106,6 +106,7 @@ def run_search(
         ledger = Ledger(run_dir)
         try:
             ledger.put(facts)
+            (run_dir / MEMBERS).mkdir(exist_ok=True)
             search = Search(
                 strategy.name,
                 start=start,
