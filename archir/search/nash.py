@@ -207,7 +207,7 @@ class Nash:
         if best.status != "scored":
             raise error("A722", f"the start network was {best.status}: {best.reason}")
         steps = self.evaluator or Training(recipe(config, config.epoch_neigh))
-        space, snapshots = Space(start, self.moves), list[Member]()
+        space, snapshots = Space(start, self.moves), dict[int, Member]()
         for step in range(1, config.n_steps + 1):
             if not search.goes_on():
                 break
@@ -220,9 +220,9 @@ class Nash:
                 seed = _seed(search, self.name, step)
                 proposals.append(Proposal({"kind": "parent"}, again, (best.number,), seed))
             best = self._chosen(search.evaluate("neighbours", steps, proposals), best)
-            snapshots.append(best)
+            snapshots[best.number] = best
             search.note("step", step=step, best=best.number)
-        return Outcome(self._final(search, best), tuple({m.number: m for m in _scored(snapshots)}.values()))
+        return Outcome(self._final(search, best), tuple(snapshots.values()))
 
     def _children(self, search: Search, space: Space, best: Member, step: int) -> list[Proposal]:
         """Children of the best network; fewer where few moves apply."""

@@ -12,9 +12,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -98,8 +98,7 @@ def perform(job: Job, dataset: Dataset | None = None) -> None:
     try:
         with _threads(job.threads):
             network = load(job.network, lineage=job.lineage)
-            evaluator = _placed(job.evaluator, job.device)
-            found = evaluator.evaluate(network, dataset, job.seed, job.folder)
+            found = job.evaluator.evaluate(network, dataset, job.seed, job.folder)
         outcome = {"status": "scored", "reason": "", **_plain(found)}
     except Exception as failure:
         if environmental(failure):
@@ -110,13 +109,6 @@ def perform(job: Job, dataset: Dataset | None = None) -> None:
             found.network.save(job.folder / DONE, force=True, lineage=job.lineage)
     spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
     write_result(job, {**outcome, **spent})
-
-
-def _placed(evaluator: Evaluator, device: str) -> Evaluator:
-    """An evaluator that has a ``device``, with that of the job."""
-    if is_dataclass(evaluator) and any(f.name == "device" for f in fields(evaluator)):
-        return cast("Evaluator", replace(evaluator, device=device))
-    return evaluator
 
 
 def result_of(job: Job) -> Mapping[str, Any] | None:
