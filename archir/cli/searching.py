@@ -205,7 +205,8 @@ def _table(members: Sequence[Member], cost: str, best: Member) -> str:
         ]
         if latency and member.latency is not None:
             row.append(f"{member.latency['median'] * 1e3:.3g}")
-        rows.append([*row, made(member)])
-    right = [*range(1, len(headers) - 1)]
-    lines = options.table(headers, rows, right).splitlines()
-    return "\n".join(cut(line, WIDTH) for line in lines)
+        rows.append(row)
+    columns = zip(*[headers[:-1], *rows], strict=True)
+    room = WIDTH - sum(max(map(len, column)) + 3 for column in columns)  # 3: between columns
+    whole = [[*row, cut(made(m), room)] for row, m in zip(rows, members, strict=True)]
+    return options.table(headers, whole, [*range(1, len(headers) - 1)])

@@ -62,8 +62,8 @@ def read_value(code: str, name: str, value: object, kind: Any) -> Any:
         code: Of the error.
         name: What the message calls the entry.
         value: As it stands in the file.
-        kind: The type: of a number, a string, a boolean, a ``Literal`` of strings (whose choice
-            :func:`check_entries` looks at), a tuple of such, or a union of them.
+        kind: The type: of a number, a string, a boolean, a ``Literal``, a tuple of such, or a
+            union of them.
 
     Raises:
         ArchirError: the value is of another kind.
@@ -78,7 +78,11 @@ def read_value(code: str, name: str, value: object, kind: Any) -> Any:
 def _as(value: object, kind: Any) -> Any:
     """A value of a kind; TypeError where it is none."""
     origin, choices = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin in (Union, UnionType):
+        if NoneType in choices and value in (None, "none"):
+            return None
         for choice in choices:
             try:
                 return _as(value, choice)
@@ -92,10 +96,8 @@ def _as(value: object, kind: Any) -> Any:
         if len(kinds) != len(value):
             raise TypeError
         return tuple(map(_as, value, kinds))
-    if origin is Literal:
-        kind = str
-    if kind is NoneType and value in (None, "none"):
-        return None
+    if origin is Literal and any(type(value) is type(c) and value == c for c in choices):
+        return value
     if kind is float and is_number(value):
         return float(value)
     if kind is not float and type(value) is kind:
@@ -113,7 +115,9 @@ def _described(kind: Any) -> str:
             return f"a list of {len(choices)}"
         word = _described(choices[0])
         return f"a list of {word.removeprefix('a ')}{'s' * word.startswith('a ')}"
-    return _KINDS[str if origin is Literal else kind]
+    if origin is Literal:
+        return listed(choices)
+    return _KINDS.get(kind, str(kind))
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -126,7 +130,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def check_entries(
     code: str, config: Any, ranges: Mapping[str, tuple[float, float]], where: str = ""
 ) -> None:
-    """Make sure of kinds, of the ranges of numbers and of choices.
+    """Make sure of the kinds of entries and of the ranges of numbers.
 
     Args:
         code: Of the error.
@@ -142,8 +146,6 @@ def check_entries(
         if get_origin(kind) is ClassVar:
             continue
         value = read_value(code, where + name, getattr(config, name), kind)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise error(code, f"{where}`{value}` is no {name}", hint=listed(get_args(kind)))
         if name not in ranges:
             continue
         least, most = ranges[name]
