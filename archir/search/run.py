@@ -103,6 +103,8 @@ def run_search(
     with _alone(run_dir), executor or InProcess(dataset) as runner:
         if not may_resume(run_dir, facts, existing):
             _begin(run_dir, facts, settings or {}, start)
+        for left in run_dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         ledger = Ledger(run_dir)
         try:
             ledger.put(facts)
