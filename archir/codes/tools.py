@@ -523,6 +523,18 @@ CODES: dict[str, Code] = {
         "All candidates were refused or failed: the hint names the first reason. Looser limits or "
         "other moves may help.",
     ),
+    "A715": Code(
+        "a setting of a search that is wrong",
+        "`archir search` reads the entries of docs/search.md, those of the strategy in a table of "
+        "its name (or by --set), those of an evaluator in one of its name. The message names the "
+        "entry, and what it should be.",
+    ),
+    "A716": Code(
+        "no such strategy or evaluator",
+        "Strategies come from installed packages (the entry points `archir.strategies`) or as "
+        "FILE.py:NAME, which names an archir.search.parts.Kind; evaluators have names of their "
+        "own, or are FILE.py:NAME of a dataclass.",
+    ),
     "A720": Code(
         "wrong moves of a search",
         "A settings file states moves in tables `[[moves]]`: `rule`, and where wanted `family`, "
