@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ loop.SAVE_EVERY, loop.SAVE_WITHIN = 0.0, 0.0
 class Trained(Wider):
     """Children are trained for two epochs."""
 
-    evaluator: Any = Training(TrainConfig(epochs=2, batch_size=16, lr=0.1))
+    evaluator: Any = field(
+        default_factory=lambda: Training(TrainConfig(epochs=2, batch_size=16, lr=0.1))
+    )
     steps: int = 2
     children: int = 2
 
