@@ -555,6 +555,37 @@ CODES: dict[str, Code] = {
         "Networks that take images of different sizes are averaged over the same images, read in "
         "each size. Here the labels differ, so that these are other images.",
     ),
+    "A740": Code(
+        "pymoo is missing",
+        "The strategy `rwe` is NSGA-II as pymoo has it: `pip install 'archir[search]'`. The exit "
+        "status is 3.",
+    ),
+    "A741": Code(
+        "no such encoding",
+        "The encodings of networks as integers are nsga_micro, nsga_macro and nasbench201.",
+    ),
+    "A742": Code(
+        "not a genome",
+        "A genome has as many integers as its encoding says, each within its bounds.",
+    ),
+    "A743": Code(
+        "an encoding makes no network of this size",
+        "NSGA-Net's cells halve an image twice and split channels in two: the sides are to be "
+        "multiples of 4 and channels even. Images are [C, H, W].",
+    ),
+    "A744": Code(
+        "wrong settings of the strategy rwe",
+        "The message names the entry, its kind and its range.",
+    ),
+    "A745": Code(
+        "nothing to choose from",
+        "No network of the first generation was scored, or none of the front's could be trained; "
+        "the message has the reason of the first. Every one is in the journal with its own.",
+    ),
+    "A746": Code(
+        "moves for genomes",
+        "Moves mutate networks where the encoding is `rules`; genomes are mutated as integers.",
+    ),
     "A901": Code(
         "archir is at fault",
         "This is a bug. ARCHIR_DEBUG=1 prints where it happened; please report it with the file.",
