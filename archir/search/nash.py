@@ -222,7 +222,8 @@ class Nash:
             best = self._chosen(search.evaluate("neighbours", steps, proposals), best)
             snapshots[best.number] = best
             search.note("step", step=step, best=best.number)
-        return Outcome(self._final(search, best), tuple(snapshots.values()))
+        trained = self.evaluator is None or self.evaluator.inherits  # else there are no weights
+        return Outcome(self._final(search, best), tuple(snapshots.values()) if trained else ())
 
     def _children(self, search: Search, space: Space, best: Member, step: int) -> list[Proposal]:
         """Children of the best network; fewer where few moves apply."""
