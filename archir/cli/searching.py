@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from archir.cli import options
@@ -41,7 +44,9 @@ def made(member: Member) -> str:
     origin = member.origin
     of = f"of {', '.join(map(str, member.parents))}" if member.parents else ""
     if origin.get("kind") == "rewrite":
-        return f"{of}: {', '.join(use['rule'] for use in origin['uses'])}".lstrip(": ")
+        rules = Counter(use["rule"] for use in origin["uses"])
+        named = [f"{count} {rule}" if count > 1 else rule for rule, count in rules.items()]
+        return f"{of}: {', '.join(named)}"
     if origin.get("kind") == "genome":
         what = f"{origin['encoding']} {''.join(map(str, origin['genome']))}"
         return f"{what} {of}".rstrip()
@@ -76,15 +81,22 @@ def told(config: SearchConfig) -> Iterator[Callable[[Progress], None]]:
     from rich.table import Table
     from rich.text import Text
 
-    def shown(now: Progress) -> Group:
-        head = Table.grid(padding=(0, 1), expand=True)
-        head.add_column(no_wrap=True)
-        head.add_column(ratio=1)
-        head.add_column(no_wrap=True, justify="right")
-        bar = ProgressBar(total=max(1, now.expected), completed=now.done)
-        head.add_row(Text(now.stage), bar, Text(f"{now.done}/{now.expected}"))
-        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in standing(now, config)]
-        return Group(head, *lines)
+    class View:
+        """What is shown: where the search stands, with a clock that goes on."""
+
+        def __init__(self, now: Progress) -> None:
+            self.now, self.since = now, time.monotonic()
+
+        def __rich__(self) -> Group:
+            now = replace(self.now, elapsed=self.now.elapsed + time.monotonic() - self.since)
+            head = Table.grid(padding=(0, 1), expand=True)
+            head.add_column(no_wrap=True)
+            head.add_column(ratio=1)
+            head.add_column(no_wrap=True, justify="right")
+            bar = ProgressBar(total=max(1, now.expected), completed=now.done)
+            head.add_row(Text(now.stage), bar, Text(f"{now.done}/{now.expected}"))
+            lines = standing(now, self.now, config)
+            return Group(head, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     # bound to the stream of now: what is printed within may be caught
     console = Console(file=sys.stderr, highlight=False)
@@ -93,23 +105,31 @@ def told(config: SearchConfig) -> Iterator[Callable[[Progress], None]]:
         def update(now: Progress) -> None:
             if now.note:
                 live.console.print(Text(now.note))
-            live.update(shown(now))
+            live.update(View(now))
 
         yield update
 
 
-def standing(now: Progress, config: SearchConfig) -> list[str]:
-    """Where a search stands, in two lines: the best so far, and what is spent."""
+def standing(now: Progress, last: Progress, config: SearchConfig) -> list[str]:
+    """Where a search stands, in two lines: the best so far, and what is spent.
+
+    Args:
+        now: Where it stands, with the time of now.
+        last: The same when a member was finished last: what is left was told by that.
+        config: Its limits.
+    """
     best = "best: none yet" if now.best is None else f"best: {became(now.best)}"
-    time = clock(now.elapsed)
+    spent = clock(now.elapsed)
     if config.max_time is not None:
-        time = f"{time} of {clock(config.max_time)}"
+        spent = f"{spent} of {clock(config.max_time)}"
     evaluations = ""
     if config.max_evaluations is not None:
         evaluations = f"   {now.done} of at most {config.max_evaluations} evaluations"
-    left = remaining(now, config)
+    left = remaining(last, config)
+    if left is not None:
+        left = max(0.0, left - (now.elapsed - last.elapsed))
     eta = "" if left is None else f"   about {clock(left)} left"
-    return [best, f"front: {now.front}   {time}{evaluations}{eta}"]
+    return [best, f"front: {now.front}   {spent}{evaluations}{eta}"]
 
 
 def remaining(now: Progress, config: SearchConfig) -> float | None:
@@ -146,15 +166,21 @@ def report(result: Result, cost: str, stopped: str | None) -> tuple[dict[str, An
     if stopped is not None:
         lines.append(f"stopped early: no {stopped} left")
     best, facts = result.best, result.facts
-    lines += ["", f"front of score and {_COSTS[cost]}:", _table(result.front, cost, best), ""]
+    name = _name_of(result.front)
+    lines += [
+        "",
+        f"front of {name} and {_COSTS[cost]}:",
+        _table(result.front, name, cost, best),
+        "",
+    ]
     lines.append(f"best: member {best.number}, {scored(best)} {_ON[_name(best)]}")
     tests: Mapping[str, Any] = facts.get("test") or {}
     for name, found in tests.items():
         what = "" if name == "best" else f" of the ensemble of {len(facts['ensemble'])}"
         told = f"({found['correct']} of {found['count']})"
         lines.append(f"test accuracy{what}: {found['accuracy']:.4f} {told}")
-    names = [p.name for p in sorted(result.folder.glob("best.*")) if p.suffix != ".lineage"]
-    lines += ["", cut(f"in {result.folder}: {', '.join(names)}, front/, members/", 400)]
+    suffixes = [p.suffix for p in sorted(result.folder.glob("best.*")) if p.suffix != ".lineage"]
+    lines += ["", f"wrote {result.folder}/best{', '.join(suffixes)}; front/ and members/ beside it"]
     onnx: Mapping[str, Any] = facts.get("onnx") or {}
     if "error" in onnx:
         lines.append(f"no best.onnx: {onnx['error']}")
@@ -188,11 +214,15 @@ def _row(member: Member) -> dict[str, Any]:
     return found if member.latency is None else {**found, "latency": dict(member.latency)}
 
 
-def _table(members: Sequence[Member], cost: str, best: Member) -> str:
+def _name_of(members: Sequence[Member]) -> str:
+    """What the score of some members is called."""
+    kinds = {_name(member) for member in members}
+    return kinds.pop() if len(kinds) == 1 else "score"
+
+
+def _table(members: Sequence[Member], name: str, cost: str, best: Member) -> str:
     """The front, in lines of at most 80 characters."""
     latency = cost == "latency"
-    kinds = {_name(member) for member in members}
-    name = kinds.pop() if len(kinds) == 1 else "score"
     headers = ["member", name, "parameters", "MACs", *["ms"] * latency, "how made"]
     rows = []
     for member in members:
