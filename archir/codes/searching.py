@@ -31,4 +31,33 @@ CODES: dict[str, Code] = {
         "An evaluator gives finite numbers by name, `score` among them, and a history of JSON "
         "values. The member is recorded as failed.",
     ),
+    "A730": Code(
+        "no last linear layer",
+        "Random-weight evaluation trains the linear layer that makes the network's output, and no "
+        "other layer. It takes networks whose one output [N, classes] is made by `linear`.",
+    ),
+    "A731": Code(
+        "scores that cannot be ranked",
+        "Rank correlation takes equally many scores and true values, three at least, all of them "
+        "finite, and at least two different ones on each side.",
+    ),
+    "A732": Code(
+        "not a cell of NAS-Bench-201",
+        "A cell is six operations, in the order of the edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3: "
+        "none, skip_connect, nor_conv_1x1, nor_conv_3x3 or avg_pool_3x3.",
+    ),
+    "A733": Code(
+        "wrong setting of an evaluator",
+        "A setting is of another kind, or out of the range that the message names.",
+    ),
+    "A734": Code(
+        "numbers that are not finite",
+        "With random weights the network's numbers grow beyond what floats hold, which happens in "
+        "deep networks without normalisation. It has no such score.",
+    ),
+    "A735": Code(
+        "nothing to score",
+        "The network has no layer that the score looks at: nwot wants rectifiers (relu and its "
+        "like), synflow, snip and grad_norm convolutions or linear layers.",
+    ),
 }
