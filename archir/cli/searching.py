@@ -179,8 +179,9 @@ def report(result: Result, cost: str, stopped: str | None) -> tuple[dict[str, An
         what = "" if name == "best" else f" of the ensemble of {len(facts['ensemble'])}"
         told = f"({found['correct']} of {found['count']})"
         lines.append(f"test accuracy{what}: {found['accuracy']:.4f} {told}")
-    suffixes = [p.suffix for p in sorted(result.folder.glob("best.*")) if p.suffix != ".lineage"]
-    lines += ["", f"wrote {result.folder}/best{', '.join(suffixes)}; front/ and members/ beside it"]
+    kinds = (".arch", ".safetensors", ".cert.json", ".onnx")
+    there = [kind for kind in kinds if (result.folder / f"best{kind}").exists()]
+    lines += ["", f"wrote {result.folder}/best{', '.join(there)}; front/, members/"]
     onnx: Mapping[str, Any] = facts.get("onnx") or {}
     if "error" in onnx:
         lines.append(f"no best.onnx: {onnx['error']}")
