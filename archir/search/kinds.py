@@ -144,7 +144,7 @@ def _loaded(what: str, value: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except ImportError as reason:
         missing = (reason.name or "").partition(".")[0]
-        if missing in ("", "archir"):
+        if missing in ("", "archir") or not module.startswith("archir."):
             raise error("A716", f"{what} cannot be loaded: {reason}") from reason
         extra = "torch" if missing == "torch" else "search"
         raise error(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from archir.diag import ArchirError, error
 from archir.files import read_source
@@ -142,10 +143,8 @@ def check_entries(
         ArchirError: with the entry and its range.
     """
     hints = get_type_hints(type(config))
-    for name, kind in hints.items():
-        if get_origin(kind) is ClassVar:
-            continue
-        value = read_value(code, where + name, getattr(config, name), kind)
+    for name in (entry.name for entry in fields(config)):
+        value = read_value(code, where + name, getattr(config, name), hints[name])
         if name not in ranges:
             continue
         least, most = ranges[name]
