@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from threading import Thread
+from threading import Thread, main_thread
 from typing import NoReturn, Protocol, Self
 
 from archir.diag import ArchirError, error
@@ -290,6 +290,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    # to that thread: another one would not wake it
+    signal.pthread_kill(main_thread().ident or 0, signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(128 + signal.SIGTERM)
