@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from archir.diag import error
+from archir.diag import Source, error
+from archir.lang import format_text
 from archir.search.encodings.encoding import Encoding, check_genome
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -64,7 +65,8 @@ def encoding(channels: int = CHANNELS, cells: int = CELLS) -> Encoding:
 
     def made(genome: Sequence[int], **facts: Any) -> str:
         check_genome(genome, lowest, highest, "nasbench201")
-        return program([OPERATIONS[int(gene)] for gene in genome], **facts)
+        text = program([OPERATIONS[int(gene)] for gene in genome], **facts)
+        return format_text(Source("nasbench201", text))
 
     settings = {"channels": channels, "cells": cells}
     return Encoding("nasbench201", lowest, highest, made, tuple, settings)

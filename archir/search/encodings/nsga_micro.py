@@ -141,7 +141,7 @@ def program(
         f"arch nsga_micro(classes = {classes}, width = {channels}) {{",
         f"input image: f32[N, {image}]",
         "stem = image |> `0`: conv(3 * width, 3, bias = false) |> `1`: batch_norm",
-        *(use.text() for use in stack),
+        *(use.text(stack) for use in stack),
         f"output logits = cells.{layers - 1} |> {head}",
         "}",
     ]
@@ -209,8 +209,8 @@ class _Cell:
         lines = []
         if 0 in self.reads:
             older = "older" if 1 in self.reads else "input"
-            lines.append(self._older(older, {use.halves for use in stack if use.cell is self}))
-            if "halve" in lines[0]:
+            lines.append(self._older(older, stack))
+            if self.varies(stack):
                 formals.append("halve = false")
         if 1 in self.reads:
             lines.append("b = preprocess1: relu_conv_bn(input, width)")
@@ -228,12 +228,16 @@ class _Cell:
         body = "\n".join(lines)
         return f"{about}block {self.name}({', '.join(formals)}) {{\n{body}\n}}"
 
-    def _older(self, older: str, halves: set[bool]) -> str:
+    def varies(self, stack: Sequence[_Use]) -> bool:
+        """Whether some of its uses halve the cell before the last, and others do not."""
+        return 0 in self.reads and len({use.halves for use in stack if use.cell is self}) > 1
+
+    def _older(self, older: str, stack: Sequence[_Use]) -> str:
         plain = f"preprocess0: relu_conv_bn({older}, width)"
         half = f"preprocess0: factorized_reduce({older}, width)"
-        if halves == {True, False}:
+        if self.varies(stack):
             return f"a = if halve\nthen {half}\nelse {plain}"
-        return f"a = {half if True in halves else plain}"
+        return f"a = {half if any(use.halves for use in stack if use.cell is self) else plain}"
 
     def _edge(self, number: int, op: int, source: int) -> str:
         """An operation on a state; those on a reducing cell's inputs have stride 2."""
@@ -260,11 +264,11 @@ class _Use:
     halves: bool
     """Whether the cell before the last has twice the last one's sides."""
 
-    def text(self) -> str:
+    def text(self, stack: Sequence[_Use]) -> str:
         before = [f"cells.{self.number - k}" if self.number >= k else "stem" for k in (1, 2)]
         read = [before[1 - source] for source in (1, 0) if source in self.cell.reads]
         width = "width" if self.scale == 1 else f"{self.scale} * width"
-        halve = ["true"] if self.halves else []
+        halve = ["true"] if self.halves and self.cell.varies(stack) else []
         return f"cells.{self.number} = {self.cell.name}({', '.join([*read, width, *halve])})"
 
 
