@@ -324,7 +324,16 @@ SMALL = NashConfig(
 )
 """Under two minutes on two cores with ``examples/nash_digits.arch`` and digits [own]."""
 
-PRESETS = {"small": SMALL, "paper": NashConfig(), "paper8": NashConfig(n_steps=8)}
+CPU20 = NashConfig(n_steps=3, n_neigh=4, epoch_start=2, epoch_neigh=2, epoch_final=10)
+"""Under twenty CPU minutes with ``benchmarks/nash_cifar10.arch``, CIFAR-10 and 6 million MACs at
+most [own]."""
+
+PRESETS = {
+    "small": SMALL,
+    "paper": NashConfig(),
+    "paper8": NashConfig(n_steps=8),
+    "cpu20": CPU20,
+}
 
 NASH = Kind(
     "nash",

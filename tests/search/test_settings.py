@@ -88,13 +88,17 @@ def test_an_evaluator_has_a_table(tmp_path: Path) -> None:
     )
 
 
-def test_the_evaluator_of_the_strategys_name_has_no_table(tmp_path: Path) -> None:
+def test_the_evaluator_of_the_strategys_name_has_a_table_within(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     text = f'strategy = "{tmp_path}/own.py:KIND"\nevaluator = "{tmp_path}/own.py:own"\n'
-    found = read(tmp_path, text + "[own]\nn = 5")
-    assert found.values.n == 5
-    assert found.table == ""
-    assert found.made_evaluator().n == 1
+    found = read(tmp_path, text + "[own]\nn = 5\n[own.evaluator]\nn = 6", {"own.evaluator.most": 3})
+    assert (found.values.n, found.values.most) == (5, None)
+    own = found.made_evaluator()
+    assert (own.n, own.most) == (6, 3.0)
+    again = make_settings(tomllib.loads(to_toml(found.record())))
+    assert again.record() == found.record()
+    said = refusal(read(tmp_path, text + "[own.evaluator]\nm = 6").strategy)
+    assert "search.toml: [own.evaluator] has no entry `m`" in said
 
 
 def test_the_record_of_settings_is_those_settings(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_the_record_of_settings_is_those_settings(tmp_path: Path) -> None:
         ("strategy = 3", "strategy is 3, it should be a string"),
         ("evaluator = ['rwe']", "it should be a string"),
         ("preset = 'papr'", "did you mean `paper`?"),
-        ("preset = 'large'", "nash has: small, paper, paper8"),
+        ("preset = 'large'", "nash has: small, paper, paper8, cpu20"),
         ("cost = 'time'", "it should be macs, params or latency"),
         ("max_params = 0", "from 1"),
         ("max_params = 1e6", "it should be a whole number or `none`"),
