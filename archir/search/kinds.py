@@ -28,6 +28,9 @@ EVALUATORS: Mapping[str, str] = {
     "macs": "archir.search.proxies:Macs",
     "synflow": "archir.search.proxies:SynFlow",
     "nwot": "archir.search.proxies:Nwot",
+    "grad_norm": "archir.search.proxies:GradNorm",
+    "snip": "archir.search.proxies:Snip",
+    "jacov": "archir.search.proxies:Jacov",
 }
 """Dataclasses by the name that users give them."""
 
@@ -66,13 +69,13 @@ def find_kind(name: str, points: Sequence[EntryPoint] | None = None) -> Kind:
     return _checked(name, _loaded(f"the strategy `{name}`", installed[name].value))
 
 
-def find_evaluator(name: str, entries: Mapping[str, Any], where: str) -> Evaluator:
+def find_evaluator(name: str, entries: Mapping[str, Any], place: str) -> Evaluator:
     """An evaluator by its name.
 
     Args:
         name: One of :data:`EVALUATORS`, or ``FILE.py:NAME`` of a dataclass.
         entries: Its settings, as they stand in a file.
-        where: What stands before a message, such as the name of the file.
+        place: What stands before a message about them, such as the names of file and table.
 
     Raises:
         ArchirError: A716, there is no such evaluator; A715, or A632 of a recipe, an entry is wrong.
@@ -87,7 +90,6 @@ def find_evaluator(name: str, entries: Mapping[str, Any], where: str) -> Evaluat
         made = _loaded(f"the evaluator `{name}`", EVALUATORS[name])
     if not (isinstance(made, type) and is_dataclass(made)):
         raise error("A716", f"the evaluator `{name}` is no dataclass")
-    place = f"{where}[{name}] "
     for entry in ("seed", "device"):
         if entry in entries:
             raise error("A715", f"{place}has no `{entry}`", hint="the search has one for all")

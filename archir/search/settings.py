@@ -39,8 +39,8 @@ class SearchConfig:
     seed: int = 0
     """Of all that is drawn."""
     evaluator: str | None = None
-    """What scores networks in place of the strategy's own: ``training``, ``rwe``, ``params``,
-    ``macs``, ``synflow``, ``nwot``, or ``FILE.py:NAME``."""
+    """What scores networks in place of the strategy's own: one of the table below, or
+    ``FILE.py:NAME``."""
     cost: Literal["macs", "params", "latency"] = "macs"
     """What the Pareto front sets against the score."""
     max_params: int | None = None
@@ -109,14 +109,15 @@ class Settings:
         found = {k: v for k, v in asdict(self.config).items() if v is not None}
         found[self.kind.name] = _plain(asdict(self.values))
         if self.evaluator:
-            found[self.table] = _plain(self.evaluator)
+            *above, last = self.table.split(".")
+            (found[above[0]] if above else found)[last] = _plain(self.evaluator)
         if self.moves:
             found["moves"] = [_plain(move) for move in self.moves]
         return found
 
     @property
     def table(self) -> str:
-        """The name of the evaluator's table; empty where it has none."""
+        """The dotted name of the evaluator's table; empty where it has none."""
         return _table_of(self.config.evaluator or "none", self.kind.name)
 
     def strategy(self) -> Strategy:
@@ -143,7 +144,8 @@ class Settings:
         config = self.config
         if config.evaluator is None:
             return None
-        return find_evaluator(config.evaluator, self.evaluator, self.where)
+        place = f"{self.where}[{self.table}] "
+        return find_evaluator(config.evaluator, self.evaluator, place)
 
 
 def read_settings(
@@ -154,7 +156,7 @@ def read_settings(
     Args:
         path: A TOML file, if any.
         changes: Entries of :class:`SearchConfig` that take the place of the file's.
-        sets: Entries of the strategy, and, with its name and a dot before them, of the evaluator.
+        sets: Entries of the strategy, and, with its table and a dot before them, of the evaluator.
 
     Raises:
         ArchirError: A601, the file cannot be read; A715, it is no TOML, or an entry is unknown, of
@@ -203,9 +205,11 @@ def _set(found: Mapping[str, Any], sets: Mapping[str, Any], where: str) -> Setti
     kind = find_kind(_name(found, "strategy", where, "nash"))
     table = _table_of(_name(found, "evaluator", where, "none"), kind.name)
     for name, value in sets.items():
-        owner, _, entry = name.partition(".")
-        owner, entry = (owner, entry) if table and owner == table else (kind.name, name)
-        found = _over(found, {owner: {entry: value}})
+        owner, _, entry = name.rpartition(".")
+        more: dict[str, Any] = {entry: value} if table and owner == table else {name: value}
+        for part in reversed((table if table and owner == table else kind.name).split(".")):
+            more = {part: more}
+        found = _over(found, more)
     return make_settings(found, where, kind)
 
 
@@ -219,6 +223,7 @@ def make_settings(found: Mapping[str, Any], where: str = "", kind: Kind | None =
     if kind.name in (*ENTRIES, "moves"):
         raise error("A716", f"the strategy's name `{kind.name}` is that of an entry")
     table = _table_of(_name(found, "evaluator", where, "none"), kind.name)
+    above, _, within = table.rpartition(".")
     plain = {k: v for k, v in found.items() if k not in (kind.name, table, "moves")}
     for name, value in plain.items():
         if name not in ENTRIES:
@@ -230,7 +235,9 @@ def make_settings(found: Mapping[str, Any], where: str = "", kind: Kind | None =
         told = f"{where}there is no preset `{config.preset}`"
         raise unknown("A715", told, config.preset, kind.presets, there)
     place = f"{where}[{kind.name}] "
-    values = read_entries(kind.config, _table(found, kind.name, where), place)
+    own = _table(found, kind.name, where)
+    own = {k: v for k, v in own.items() if not above or k != within}
+    values = read_entries(kind.config, own, place)
     values = build(kind.presets[config.preset], values, place)
     moves = found.get("moves", [])
     if not isinstance(moves, list) or not all(isinstance(move, dict) for move in moves):
@@ -293,19 +300,21 @@ def _name(found: Mapping[str, Any], name: str, where: str, default: str) -> str:
 
 
 def _table_of(evaluator: str, strategy: str) -> str:
-    """The table that holds an evaluator's entries; empty without one.
+    """The dotted name of the table that holds an evaluator's entries; empty without one.
 
-    Where it bears the strategy's name that table is the strategy's.
+    Where it bears the strategy's name that table is the strategy's, and its own lies within.
     """
     name = evaluator.rpartition(":")[2]
-    return "" if name in (strategy, "none") else name
+    return "" if name == "none" else f"{name}.evaluator" if name == strategy else name
 
 
 def _table(found: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    table = found.get(name, {})
-    if not isinstance(table, dict):
-        raise error("A715", f"{where}{name} is {table!r:.80}, it should be a table [{name}]")
-    return table
+    table: Any = found
+    for part in name.split("."):
+        table = table.get(part, {})
+        if not isinstance(table, dict):
+            raise error("A715", f"{where}{name} is {table!r:.80}, it should be a table [{name}]")
+    return dict(table)
 
 
 def _no_entry(where: str, name: str, value: object, tables: list[str]) -> ArchirError:
@@ -323,8 +332,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(below)
     for name, value in above.items():
         old = found.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        found[name] = {**old, **value} if both and isinstance(old, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            found[name] = _over(old, value)
+        else:
+            found[name] = value
     return found
 
 
@@ -350,7 +361,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict):
-            found |= {f"{name}.{k}": v for k, v in value.items()}
+            found |= {f"{name}.{k}": v for k, v in _flat(value).items()}
         else:
             found[name] = value
     return found

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,6 +200,7 @@ def test_times() -> None:
 
 # ---- hostile files
 
+FEW = hypothesis.settings(max_examples=60, deadline=None)
 NAMES = st.sampled_from([*ENTRIES, "nash", "training", "moves", "n_steps", "kernels", "x", "é", ""])
 LEAVES = (
     st.booleans()
@@ -215,6 +217,7 @@ TABLES = st.recursive(
 CODES = ("A715", "A716", "A721", "A604", "A607", "A632", "A720", "A601")
 
 
+@FEW
 @given(st.dictionaries(NAMES, TABLES, max_size=5))
 def test_hostile_tables(found: dict[str, Any]) -> None:
     try:
@@ -226,6 +229,7 @@ def test_hostile_tables(found: dict[str, Any]) -> None:
         assert dataclasses.replace(make_settings(made.record()), where="") == made
 
 
+@FEW
 @given(st.text(max_size=60) | st.binary(max_size=60))
 def test_hostile_files(tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "hostile.toml"
@@ -240,6 +244,7 @@ WORDS = st.text(st.characters(codec="utf-8"), max_size=5)
 ROW = st.dictionaries(WORDS, TABLES, max_size=2)
 
 
+@FEW
 @given(st.dictionaries(WORDS, TABLES, max_size=3), st.lists(ROW, max_size=2))
 def test_what_is_written_is_read_again(record: dict[str, Any], moves: list[Any]) -> None:
     whole = {**record, "moves": moves} if moves else record
