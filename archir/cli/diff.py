@@ -48,7 +48,7 @@ def diff(
     from archir.rewrite.delta import compare_weights, delta
 
     ops = installed_ops()
-    a, b = (_member(file, param) for file in files)
+    a, b = (member_of(file, param) for file in files)
     found = relation(a, b, ops, use_lineage=not structure)
     changes = delta(a.graph, b.graph, found.pairs, ops)
     held = None if no_weights else _weights(files, (a, b))
@@ -63,7 +63,8 @@ def diff(
     return Report({**data, "equal": equal}, text, 0 if equal else DIFFERENT)
 
 
-def _member(file: str, pairs: tuple[str, ...]) -> Member:
+def member_of(file: str, pairs: tuple[str, ...] = ()) -> Member:
+    """A network as it is compared, with the certificate beside it."""
     from archir.proof.certificate import Certificate, read_certificate
     from archir.proof.descent import Member
     from archir.proof.lineage import Lineage, folders_of

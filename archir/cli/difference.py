@@ -103,6 +103,12 @@ def as_text(
     return "\n".join(_painted(lines))
 
 
+def layer_lines(members: tuple[Member, Member], delta: Delta, ops: OpSet) -> list[str]:
+    """What changed layer by layer, without the rest of :func:`as_text`."""
+    lines = _Changes(members[0].graph, members[1].graph, ops).lines(delta, fold=True)
+    return [*lines[:MOST_LINES], *_renames(delta, everything=False), "", _summary(delta)]
+
+
 def _relation(files: Sequence[str], relation: Relation) -> list[str]:
     def steps(found: Sequence[tuple[int, Step]]) -> list[str]:
         return [f"  {number:>3}  {said}" for number, step in found for said in step_texts(step)]

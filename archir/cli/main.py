@@ -14,8 +14,8 @@ from archir.cli.common import interrupted, misused
 
 VERBS = (
     "new", "import", "check", "fmt", "show", "cost", "diff", "weights", "rules", "rewrite", "undo",
-    "lineage", "prove", "verify", "explain", "train", "eval", "search", "export", "bench",
-    "doctor", "tour",
+    "lineage", "prove", "verify", "explain", "train", "eval", "search", "report", "export",
+    "bench", "doctor", "tour",
 )  # fmt: skip
 
 MODULES = {"eval": "evaluate", "import": "import_"}

@@ -60,4 +60,19 @@ CODES: dict[str, Code] = {
         "The network has no layer that the score looks at: nwot wants rectifiers (relu and its "
         "like), synflow, snip and grad_norm convolutions or linear layers.",
     ),
+    "A750": Code(
+        "a report of a damaged journal",
+        "The journal of the run was changed by others than archir; the message names the line. A "
+        "last line that was cut off is not counted: it belongs to a search that was interrupted.",
+    ),
+    "A751": Code(
+        "a report of no run",
+        "`archir report` takes the run folder of a search, which holds `journal.jsonl`: what "
+        "`archir search --run` named.",
+    ),
+    "A752": Code(
+        "what a report needs is not installed",
+        "The page is made with jinja2, its axes with matplotlib: `pip install 'archir[search]'`. "
+        "The exit status is 3.",
+    ),
 }

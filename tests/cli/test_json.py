@@ -38,6 +38,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "A303"),
     "train": ("train", "net.arch", "--epochs", "1", "-o", "trained.arch"),
     "eval": ("eval", "net.arch"),
+    "report": ("report", "run", "-o", "report.html"),
     "export": ("export", "net.arch", "-o", "net.onnx"),
     "bench": ("bench", "net.arch", "--repeats", "6", "--threads", "1"),
     "doctor": ("doctor",),
@@ -65,6 +66,7 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "explain": (("explain", "net.arch", "--rule", "widen", "--at", "fc2"), 1),
     "train": (("train", "net.arch", "--epochs", "0", "-o", "x.arch"), 2),
     "eval": (("eval", "bare.arch"), 2),
+    "report": (("report", ".", "-o", "report.html"), 2),
     "export": (("export", "net.arch", "--opset", "99", "-o", "x.onnx"), 3),
     "bench": (("bench", "net.pt"), 2),
     "doctor": (("doctor", "--bogus"), 2),
@@ -86,6 +88,8 @@ def nets(archir: Archir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert archir("weights", "init", folder / "net.arch").status == 0
     grown = ("--rule", "deepen@stem.relu", "-o", folder / "grown.arch")
     assert archir("rewrite", folder / "net.arch", *grown).status == 0
+    (folder / "run").mkdir()
+    (folder / "run" / "journal.jsonl").write_text('{"event": "search", "version": 1}\n')
     return folder
 
 
