@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,11 @@ from archir.cli.common import Report
 from archir.cli.common import command as make
 from archir.diag import CHECK_FAILED
 
+if TYPE_CHECKING:
+    from archir.api import Network
+    from archir.train.data import Dataset
+    from archir.train.evaluate import Evaluation
+
 
 def evaluate(
     file: str,
@@ -18,6 +25,7 @@ def evaluate(
     download: bool,
     split: str,
     against: str | None,
+    others: tuple[str, ...],
     device: str,
     param: tuple[str, ...],
     weights: str | None,
@@ -26,7 +34,8 @@ def evaluate(
     """Evaluate a network on a data set.
 
     With --against another network is evaluated on the same images and the predictions are
-    compared one by one; exit status 1 says that some differ.
+    compared one by one; exit status 1 says that some differ. With --with the class probabilities
+    of all networks are averaged: a snapshot ensemble, or one across runs.
     """
     from archir.api import no_weights
     from archir.train.device import resolve
@@ -49,6 +58,12 @@ def evaluate(
     }
     text = f"{file}: {found.correct} of {found.count} {split} images right ({found.accuracy:.2%})"
     text += f", loss {found.loss:.4f}"
+    if others:
+        found = _together(network, others, dataset, data, split, device)
+        facts |= {"with": list(others), "alone": facts["accuracy"]}
+        facts |= {"accuracy": found.accuracy, "correct": found.correct, "loss": found.loss}
+        text += f"\ntogether with {', '.join(others)}: {found.correct} of {found.count} "
+        text += f"({found.accuracy:.2%}), loss {found.loss:.4f}"
     if against is None:
         return Report(facts | {"predictions": found.predictions.tolist()}, text)
     other = options.network(against)
@@ -64,6 +79,27 @@ def evaluate(
     return Report(facts, text, 0 if same == found.count else CHECK_FAILED)
 
 
+def _together(
+    network: Network,
+    others: Sequence[str],
+    dataset: Dataset,
+    data: str,
+    split: str,
+    device: str,
+) -> Evaluation:
+    """The average of a network's class probabilities with those of others."""
+    from archir.train.data import image_shape
+    from archir.train.evaluate import evaluate_together
+
+    networks, sets = [network], [dataset]
+    for other in others:
+        found = options.network(other)
+        alike = image_shape(found.graph) == image_shape(network.graph)
+        networks.append(found)
+        sets.append(dataset if alike else options.dataset(data, found.graph, download=False))
+    return evaluate_together(networks, sets, split, device=device)
+
+
 command = make(
     "eval",
     options.file,
@@ -77,6 +113,13 @@ command = make(
     ),
     click.option(
         "--against", type=click.Path(dir_okay=False), help="Compare predictions with these."
+    ),
+    click.option(
+        "--with",
+        "others",
+        multiple=True,
+        type=click.Path(dir_okay=False),
+        help="Average the class probabilities with those of this network. Several times.",
     ),
     options.device,
     options.params,

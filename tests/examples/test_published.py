@@ -122,6 +122,7 @@ PUBLISHED = [
 
 UNPUBLISHED = {
     "digits": "our own",
+    "nash_digits": "our own",
     "nash_start": "no count in the paper",
     "eas_start": "no count in the paper",
 }

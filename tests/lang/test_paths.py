@@ -135,6 +135,7 @@ COUNTS = {
     "resnet50": 25_557_032,
     "vgg16_bn": 138_365_992,
     "nash_start": 374_282,
+    "nash_digits": 1_730,
     "digits": 13_978,
 }
 
