@@ -295,8 +295,13 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         over = self.limits.over(size)
         if over is None and self._measures:
-            latency, over = self._latency(network, folder)
-            slot.member = replace(slot.member, latency=latency)
+            try:
+                latency, over = self._latency(network, folder)
+                slot.member = replace(slot.member, latency=latency)
+            except ArchirError as reason:  # it cannot be exported, say
+                if environmental(reason):
+                    raise
+                over = said(reason)
         if over is not None:
             slot.member, slot.ready = replace(slot.member, reason=over, key=""), True
             return None

@@ -23,7 +23,7 @@ from archir.search.executors import Executor, InProcess
 from archir.search.journal import JOURNAL, TIMINGS, VERSION, Ledger
 from archir.search.limits import Limits
 from archir.search.parts import Member, Outcome, Strategy, front
-from archir.search.work import DataRef
+from archir.search.work import DataRef, environmental
 from archir.train.data import Dataset
 
 SEARCH, RESULT, FRONT, LOCK = "search.json", "result.json", "front", ".lock"
@@ -321,5 +321,7 @@ def _exported(network: Network, path: Path) -> dict[str, Any]:
     try:
         network.export(path, force=True)
     except ArchirError as reason:
+        if environmental(reason) and reason.diagnostics[0].code != "A503":  # onnx is no must
+            raise
         return {"error": " ".join(str(reason.diagnostics[0]).split())}
     return {"file": path.name}
