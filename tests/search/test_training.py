@@ -11,7 +11,7 @@ import pytest
 
 import archir
 from archir.api import Network
-from archir.search.training import RUN, Training
+from archir.search.training import Training
 from archir.train.data import Dataset, Split, joined, load_data
 from archir.train.images import StoredImages
 from archir.train.recipe import TrainConfig
