@@ -1,11 +1,12 @@
-"""Runs of `archir train` killed with SIGKILL at random moments, and resumed.
+"""Runs of `archir train` and `archir search` killed with SIGKILL at random moments, and resumed.
 
 Every run is the command in a process of its own, forked from one that has imported torch, so that
 moments fall into the run. Half of them are drawn on the clock; the other half among the calls by
 which a run opens, renames, removes or cuts files for writing: the process kills itself right
 before such a call. One resumption in two is killed as well. At the end every file of the
 uninterrupted run but the timings must be there with the same bytes: the metrics, both
-checkpoints, the trained network, its weights and its certificate.
+checkpoints, the trained network, its weights and its certificate; of a search the journal, the
+result, all members, the front, and the best network with its ONNX file.
 
 So that checkpoints are many, they are written every few steps (and not after a minute).
 """
@@ -46,6 +47,12 @@ RECIPES: Mapping[str, str] = {
 }
 """What is trained, each with dropout, for three epochs, and a line of metrics a step."""
 
+SEARCHES: Mapping[str, str] = {
+    "nash": "start.arch --strategy nash --set n_steps=2 --set n_neigh=3",
+    "pool": "start.arch --strategy nash --set n_steps=2 --set n_neigh=3 --workers 2",
+}
+"""What is searched, with two epochs for each network: in one process, and in three."""
+
 WRITES = ("os.rename", "os.remove", "os.truncate")
 
 
@@ -78,8 +85,13 @@ def child(folder: Path, words: Sequence[str], kill_at: int) -> None:
         print(json.dumps({"operations": count}))
 
 
-def command(recipe: str) -> list[str]:
-    """The words behind `archir` that train by a recipe."""
+def command(name: str) -> list[str]:
+    """The words behind `archir` of a run."""
+    if name in SEARCHES:
+        fixed = "search --data digits --device cpu --run run --set n_nm=2 --set epoch_start=2"
+        more = "--set epoch_neigh=2 --set epoch_final=2 --max-params 9000"
+        return f"{fixed} {more} {SEARCHES[name]}".split()
+    recipe = RECIPES[name]
     fixed = "train net.arch --data digits --device cpu --epochs 3 --batch-size 96 --init 0"
     return [*fixed.split(), *f"--log-every 1 --run run -o out.arch --force {recipe}".split()]
 
@@ -120,7 +132,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in files
-        if p.name != "timings.jsonl" and p.suffix != ".tmp"
+        if p.name not in ("timings.jsonl", ".lock") and p.suffix != ".tmp"
     }
 
 
@@ -130,6 +142,7 @@ def prepared(folder: Path) -> Path:
     (folder / "net.arch").write_text(NET, "utf-8")
     (folder / "teacher.arch").write_text(NET.replace("16,", "24,"), "utf-8")
     finished(folder, ["weights", "init", "teacher.arch", "--seed", "1"])
+    finished(folder, ["new", "nash_digits", "-o", "start.arch"])
     return folder
 
 
@@ -138,7 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--recipes", default=",".join([*RECIPES, *SEARCHES]))
     chosen = parser.parse_args()
     prepare()
     draw, names = random.Random(chosen.seed), chosen.recipes.split(",")
@@ -147,7 +160,9 @@ def main() -> int:
         whole: dict[str, tuple[dict[str, bytes], float, int]] = {}
         for number in range(chosen.moments):
             name = names[number % len(names)]
-            words = command(RECIPES[name])
+            words = command(name)
+            again = ["search", "--run", "run"] if name in SEARCHES else words
+            again = [*again, "--resume"]
             if name not in whole:
                 folder = prepared(Path(made) / name)
                 begun = time.perf_counter()
@@ -156,12 +171,14 @@ def main() -> int:
             expected, seconds, operations = whole[name]
             folder = prepared(Path(made) / f"{name}{number}")
             told = []
-            for more in ([], ["--resume"])[: 1 + draw.randint(0, 1)]:
+            for said in (words, again)[: 1 + draw.randint(0, 1)]:
                 on_clock = (number // len(names) + len(told)) % 2 == 0
                 after = draw.uniform(0, 1) * seconds if on_clock else None
                 before = 0 if on_clock else draw.randint(1, operations)
-                told.append(killed(folder, [*words, *more], after, before))
-            finished(folder, [*words, "--resume"])
+                told.append(killed(folder, said, after, before))
+            # a search that was killed before it was written down is begun
+            begun_at_all = name not in SEARCHES or (folder / "run" / "search.json").exists()
+            finished(folder, again if begun_at_all else words)
             found = contents(folder)
             differ = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
             wrong += bool(differ)
@@ -174,7 +191,7 @@ def main() -> int:
 
 def prepare() -> None:
     """Import what runs import, once, and let them write checkpoints often."""
-    for name in ("sklearn.datasets", "torch._dynamo", "archir.cli.train"):
+    for name in ("sklearn.datasets", "torch._dynamo", "archir.cli.train", "archir.cli.search"):
         importlib.import_module(name)
     from archir.train import loop
 
