@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from archir.codes import programs, searching, tools
+from archir.codes import faults, programs, searching, tools
 from archir.codes.record import Code
 
-CODES: dict[str, Code] = {**programs.CODES, **tools.CODES, **searching.CODES}
+CODES: dict[str, Code] = {**programs.CODES, **tools.CODES, **searching.CODES, **faults.CODES}
 
 __all__ = ["CODES", "Code"]

@@ -5,6 +5,36 @@ from __future__ import annotations
 from archir.codes.record import Code
 
 CODES: dict[str, Code] = {
+    "A700": Code(
+        "the journal of a search is damaged",
+        "The journal is only ever appended to, one JSON object a line; a line that was cut off at "
+        "its end is dropped. Anything else was changed by others: begin anew with --force, or "
+        "restore the file.",
+    ),
+    "A701": Code(
+        "a resumed search does not repeat its journal",
+        "A search is resumed by running it again; what it does has to be what its journal says, "
+        "up to the end of the journal. Another version of archir or of a package that draws, or a "
+        "member that was changed, makes it do something else.",
+    ),
+    "A702": Code(
+        "the folder holds another search",
+        "Network, data, seed, settings, limits, threads and kind of device belong to what a "
+        "search is. The message says which of them differ.",
+    ),
+    "A703": Code(
+        "no search in the folder, or its files are gone",
+        "A run folder holds search.json, journal.jsonl and the members; see docs/search.md.",
+    ),
+    "A704": Code(
+        "another process searches in the folder",
+        "A run folder belongs to one process at a time. Wait for it, or take another folder.",
+    ),
+    "A705": Code(
+        "no network was scored",
+        "All candidates were refused or failed: the hint names the first reason. Looser limits or "
+        "other moves may help.",
+    ),
     "A710": Code(
         "the data of a search have changed",
         "A search loads its data again in each of its processes, and when it is resumed: they must "
@@ -30,6 +60,38 @@ CODES: dict[str, Code] = {
         "no score",
         "An evaluator gives finite numbers by name, `score` among them, and a history of JSON "
         "values. The member is recorded as failed.",
+    ),
+    "A715": Code(
+        "a setting of a search that is wrong",
+        "`archir search` reads the entries of docs/search.md, those of the strategy in a table of "
+        "its name (or by --set), those of an evaluator in one of its name. The message names the "
+        "entry, and what it should be.",
+    ),
+    "A716": Code(
+        "no such strategy or evaluator",
+        "Strategies come from installed packages (the entry points `archir.strategies`) or as "
+        "FILE.py:NAME, which names an archir.search.parts.Kind; evaluators have names of their "
+        "own, or are FILE.py:NAME of a dataclass.",
+    ),
+    "A720": Code(
+        "wrong moves of a search",
+        "A settings file states moves in tables `[[moves]]`: `rule`, and where wanted `family`, "
+        "`arguments` (choices by parameter), `times` (factors of a class's size), `levels` (sizes, "
+        "of which the next larger one is taken), `most` and `tensors`: docs/search.md.",
+    ),
+    "A721": Code(
+        "wrong settings of NASH",
+        "The message names the entry of `[nash]` or `[random]` and its range: docs/search.md.",
+    ),
+    "A722": Code(
+        "a search without a score",
+        "The start network could not be evaluated, so that there is nothing to begin from. The "
+        "message says what became of it.",
+    ),
+    "A723": Code(
+        "an ensemble over different images",
+        "Networks that take images of different sizes are averaged over the same images, read in "
+        "each size. Here the labels differ, so that these are other images.",
     ),
     "A730": Code(
         "no last linear layer",
@@ -59,6 +121,37 @@ CODES: dict[str, Code] = {
         "nothing to score",
         "The network has no layer that the score looks at: nwot wants rectifiers (relu and its "
         "like), synflow, snip and grad_norm convolutions or linear layers.",
+    ),
+    "A740": Code(
+        "pymoo is missing",
+        "The strategy `rwe` is NSGA-II as pymoo has it: `pip install 'archir[search]'`. The exit "
+        "status is 3.",
+    ),
+    "A741": Code(
+        "no such encoding",
+        "The encodings of networks as integers are nsga_micro, nsga_macro and nasbench201.",
+    ),
+    "A742": Code(
+        "not a genome",
+        "A genome has as many integers as its encoding says, each within its bounds.",
+    ),
+    "A743": Code(
+        "an encoding makes no network of this size",
+        "NSGA-Net's cells halve an image twice and split channels in two: the sides are to be "
+        "multiples of 4 and channels even. Images are [C, H, W].",
+    ),
+    "A744": Code(
+        "wrong settings of the strategy rwe",
+        "The message names the entry, its kind and its range.",
+    ),
+    "A745": Code(
+        "nothing to choose from",
+        "No network of the first generation was scored, or none of the front's could be trained; "
+        "the message has the reason of the first. Every one is in the journal with its own.",
+    ),
+    "A746": Code(
+        "moves for genomes",
+        "Moves mutate networks where the encoding is `rules`; genomes are mutated as integers.",
     ),
     "A750": Code(
         "a report of a damaged journal",
