@@ -249,6 +249,11 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("A742", lambda: encoding("nasbench201").program([5] * 6, classes=10, shape=(3, 32, 32))),
     ("A743", lambda: encoding("nsga_micro", channels=3)),
     ("A743", lambda: encoding("nsga_macro", nodes=9)),
+    ("A743", lambda: encoding("nsga_macro", layers=9)),
+    ("A743", lambda: encoding("nsga_micro", layers=10**9)),
+    ("A743", lambda: encoding("nasbench201", cells="5")),  # type: ignore[arg-type]
+    ("A743", lambda: encoding("nasbench201").program([0] * 6, classes=0, shape=(3, 8, 8))),
+    ("A743", lambda: encoding("nasbench201").program([0] * 6, classes=2, shape=8)),  # type: ignore[arg-type]
     ("A743", lambda: nsga_micro.program([0] * 40, shape=(3, 30, 32))),
     ("A743", lambda: nsga_micro.program([0] * 40, shape=(3, 32))),
     ("A743", lambda: nsga_macro.program([1] * 21, shape=(3, 4, 32))),

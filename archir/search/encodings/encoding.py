@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from archir.rewrite.library import Library
 
 ENCODINGS = ("nsga_micro", "nsga_macro", "nasbench201")
 """Each is a module of this package with a function ``encoding`` of its settings."""
+
+LARGEST = 10_000
+"""Of what says how wide and how deep networks are."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Encoding:
             ArchirError: A742, it is no genome of this space; A743, images of this shape make no
                 network.
         """
+        if type(classes) is not int or classes < 1:
+            raise error("A743", f"{classes} is no number of classes")
+        check_shape(shape)
         return self.make(genome, classes=classes, shape=shape, **self.settings)
 
     def random(self, generator: np.random.Generator) -> tuple[int, ...]:
@@ -78,12 +85,25 @@ def encoding(name: str, **settings: int) -> Encoding:
     """
     if name not in ENCODINGS:
         raise error("A741", f"there is no encoding `{name}`", hint=f"{', '.join(ENCODINGS)}")
-    found: Encoding = import_module(f"archir.search.encodings.{name}").encoding(**settings)
+    make = import_module(f"archir.search.encodings.{name}").encoding
+    known = signature(make).parameters
+    for entry, value in settings.items():
+        if entry not in known or type(value) is not int or not 1 <= value <= LARGEST:
+            raise error(
+                "A743",
+                f"{entry} = {value} is no setting of {name}",
+                hint=f"{' and '.join(known)} are whole numbers from 1 to {LARGEST:,}",
+            )
+    found: Encoding = make(**settings)
     return found
 
 
 def remade(origin: Mapping[str, Any]) -> str:
-    """The text of a member from what the journal says of its origin."""
+    """The text of a member from what the journal says of its origin.
+
+    Raises:
+        ArchirError: A741, A742 or A743, it says nothing that makes a network.
+    """
     settings = dict(origin["settings"])
     facts = {"classes": settings.pop("classes"), "shape": settings.pop("shape")}
     return encoding(origin["encoding"], **settings).program(origin["genome"], **facts)
@@ -128,14 +148,14 @@ def check_genome(
             )
 
 
-def check_shape(shape: Sequence[int]) -> None:
+def check_shape(shape: Any) -> None:
     """Make sure that this is the shape of an image.
 
     Raises:
         ArchirError: A743.
     """
-    if len(shape) != 3 or min(shape) < 1:
-        raise error("A743", f"encodings make networks of images [C, H, W], not of {list(shape)}")
+    if not isinstance(shape, Sequence) or len(shape) != 3 or min(shape) < 1:
+        raise error("A743", f"encodings make networks of images [C, H, W], not of {shape}")
 
 
 def in_short(genome: Sequence[int]) -> str:
