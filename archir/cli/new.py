@@ -12,10 +12,11 @@ from textwrap import shorten
 import click
 
 from archir.cli import options
-from archir.cli.common import Report
+from archir.cli.common import Report, parse_settings
 from archir.cli.common import command as make
 from archir.diag import error
 from archir.files import writing
+from archir.ir.types import AttrValue
 
 
 def templates() -> dict[str, str]:
@@ -38,8 +39,23 @@ def _about(text: str) -> str:
     return shorten(re.split(r"[;:] |\. (?=[A-Z])", words)[0], 80, placeholder=" ...")
 
 
-def new(template: str | None, output: str | None, force: bool) -> Report:
-    """Write one of archir's own networks to a file, or list them."""
+def new(
+    template: str | None,
+    genome: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    force: bool,
+) -> Report:
+    """Write one of archir's own networks to a file, or list them.
+
+    With --genome TEMPLATE is an encoding of a search, such as nsga_micro, and the network the one
+    that the integers stand for.
+    """
+    if genome is not None and template is not None:
+        text = _decoded(template, genome, parse_settings(settings, "--set"))
+        return _written(template, text, output, force=force)
+    if genome is not None or settings:
+        raise error("A609", "nothing says of which encoding", hint="ENCODING --genome INTEGERS")
     known = templates()
     if template is None:
         text = options.table(("template", ""), [(n, _about(t)) for n, t in known.items()])
@@ -51,15 +67,47 @@ def new(template: str | None, output: str | None, force: bool) -> Report:
         close = close or difflib.get_close_matches(template, list(known), 1)
         hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
         raise error("A609", f"there is no template `{template}`", hint=hint)
+    return _written(template, known[template], output, force=force)
+
+
+def _decoded(encoding: str, genome: str, settings: dict[str, AttrValue]) -> str:
+    """The text of a genome's network."""
+    from archir.search.encodings.encoding import remade
+
+    try:
+        genes = [int(word) for word in genome.split()]
+    except ValueError:
+        raise error("A609", f"--genome {genome}: expected integers") from None
+    images: dict[str, AttrValue] = {"classes": 10, "shape": (3, 32, 32)}
+    unfit = [name for name, value in settings.items() if not _is_size(value)]
+    if unfit:
+        raise error("A609", f"--set {unfit[0]}: expected integers")
+    return remade({"encoding": encoding, "genome": genes, "settings": {**images, **settings}})
+
+
+def _is_size(value: AttrValue) -> bool:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(type(number) is int for number in numbers)
+
+
+def _written(template: str, text: str, output: str | None, *, force: bool) -> Report:
     target = Path(output or f"{template}.arch")
     with writing(target, force=force) as temporary:
-        temporary.write_text(known[template], encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return Report({"file": str(target), "template": template}, f"wrote {target}")
 
 
 command = make(
     "new",
     click.argument("template", required=False),
+    click.option("--genome", metavar="INTEGERS", help="The network of an encoding that they are."),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Its classes, shape, ...",
+    ),
     click.option(
         "-o", "--output", type=click.Path(dir_okay=False), help="By default TEMPLATE.arch."
     ),

@@ -51,6 +51,9 @@ data = click.option(
     help="digits, cifar10, cifar100, svhn, mnist, fashion_mnist, an .npz, a folder of images by "
     "class, or file.py:factory.",
 )
+data_seed = click.option(
+    "--data-seed", type=click.IntRange(0), default=0, help="Draws the validation images."
+)
 download = click.option(
     "--download", is_flag=True, help="Fetch a published data set that is not here."
 )
@@ -114,12 +117,12 @@ def network(
     return found if init is None else found.init(init)
 
 
-def dataset(name: str, graph: Graph, *, download: bool) -> Dataset:
+def dataset(name: str, graph: Graph, *, download: bool, seed: int = 0) -> Dataset:
     """A data set; images of a folder get the size that the network takes."""
     from archir.train.data import image_shape, load_data
 
     with spinner("data") as report:
-        return load_data(name, size=image_shape(graph), download=download, report=report)
+        return load_data(name, seed, size=image_shape(graph), download=download, report=report)
 
 
 def human(number: float) -> str:

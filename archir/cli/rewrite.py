@@ -49,11 +49,13 @@ def _applications(
     return found
 
 
-def calibration_of(network: Network, name: str, seed: int, *, download: bool) -> Calibration:
+def calibration_of(
+    network: Network, name: str, seed: int, *, download: bool, data_seed: int = 0
+) -> Calibration:
     """Training images of a data set, as statistics are measured on them."""
     from archir.train.data import calibration_of as measured_on
 
-    dataset = options.dataset(name, network.graph, download=download)
+    dataset = options.dataset(name, network.graph, download=download, seed=data_seed)
     return measured_on(network.graph, dataset, seed)
 
 
@@ -65,6 +67,7 @@ def rewrite(
     settings: tuple[str, ...],
     seed: int,
     calibrate: str | None,
+    data_seed: int,
     download: bool,
     refit: bool,
     with_optimizer: bool,
@@ -97,7 +100,9 @@ def rewrite(
     if output is not None and not dry_run:
         check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init, rules=rule_files)
-    data = calibration_of(network, calibrate, seed, download=download) if calibrate else None
+    data = None
+    if calibrate is not None:
+        data = calibration_of(network, calibrate, seed, download=download, data_seed=data_seed)
     limits = {"params": max_params, "macs": max_macs}
     chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
     state = _state(file, network) if with_optimizer else None
@@ -273,6 +278,7 @@ command = make(
     ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),
+    options.data_seed,
     options.download,
     click.option(
         "--refit",

@@ -186,6 +186,8 @@ def _trained(
     *,
     file: str,
     data: str,
+    data_seed: int,
+    join: bool,
     download: bool,
     output: str,
     recipe: str | None,
@@ -203,6 +205,7 @@ def _trained(
     **flags: Any,
 ) -> Report:
     from archir.api import check_output
+    from archir.train.data import joined
     from archir.train.device import describe
     from archir.train.distributed import is_first
     from archir.train.session import train_network
@@ -216,7 +219,8 @@ def _trained(
         network = network.init(config.seed)
     state = _optimizer_of(file, network) if with_optimizer else None
     changes = () if grow is None else read_timetable(grow, network)
-    dataset = options.dataset(data, network.graph, download=download)
+    dataset = options.dataset(data, network.graph, download=download, seed=data_seed)
+    dataset = joined(dataset) if join else dataset
     with bar(shown=is_first()) as progress:
         done = train_network(
             network,
@@ -282,10 +286,14 @@ command = make(
     "train",
     options.file,
     options.data,
+    options.data_seed,
+    click.option("--join", is_flag=True, help="Train on the validation images too."),
     options.download,
     options.output,
     click.option(
-        "--recipe", type=click.Path(dir_okay=False), help="A TOML file; flags change its entries."
+        "--recipe",
+        type=click.Path(dir_okay=False),
+        help="A TOML file, or the .cert.json of a network to train like it; flags change entries.",
     ),
     *_flags(),
     click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters that stay."),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from archir.diag import ArchirError, error
+from archir.proof.certificate import read_certificate
 from archir.train.data import Dataset
 from archir.train.entries import check_entries, read_toml, read_value, unknown
 
@@ -141,14 +142,27 @@ def read_recipe(path: str | Path, **changes: Any) -> TrainConfig:
     """A recipe from a TOML file whose keys are the names of :class:`TrainConfig`'s entries.
 
     Args:
-        path: The file.
+        path: The file; or the certificate (``.cert.json``) of a network whose last training is to
+            be done again.
         **changes: Entries that take the place of the file's.
 
     Raises:
         ArchirError: A601, it cannot be read; A632, it is no TOML, or an entry is unknown, of
-            another kind, or out of its range.
+            another kind, or out of its range, or the network was never trained; A402, it is no
+            certificate.
     """
-    return make_recipe(read_toml(path, "A632"), changes, f"{path}: ")
+    certified = str(path).endswith(".cert.json")
+    found = _last_training(Path(path)) if certified else read_toml(path, "A632")
+    return make_recipe(found, changes, f"{path}: ")
+
+
+def _last_training(path: Path) -> Mapping[str, Any]:
+    """The recipe of the last training in a certificate."""
+    steps = [step for step in read_certificate(path).steps if step.kind == "train"]
+    found = steps[-1].facts.get("config") if steps else None
+    if not isinstance(found, dict):
+        raise error("A632", f"{path} tells of no training")
+    return found
 
 
 def make_recipe(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archir.applying import setting
 from archir.proof.certificate import Certificate
 from archir.search.engine import MEMBERS
 from archir.search.parts import Member
@@ -17,55 +18,59 @@ WIDE = 48
 
 
 @dataclass(frozen=True)
-class Commands:
-    """What is typed, line by line, and what comes of it."""
+class Told:
+    """What commands need to know of a run."""
 
-    lines: tuple[str, ...]
-    note: str = ""
+    folder: Path
+    """The run folder, as the commands name it."""
+    facts: Mapping[str, Any]
+    """The first line of its journal."""
+    data_seed: int = 0
+
+    def path(self, number: int, suffix: str = ".arch") -> Path:
+        """A file of a member."""
+        return self.folder / MEMBERS / f"{number:04d}{suffix}"
+
+    def data(self, flag: str) -> list[object]:
+        """The options that name the data, as of ``--data`` or ``--calibrate``."""
+        drawn = ["--data-seed", self.data_seed] if self.data_seed else []
+        return [flag, self.facts["data"]["name"], *drawn]
 
 
 def commands_of(
-    member: Member, folder: Path, facts: Mapping[str, Any], certificate: Certificate | None
-) -> Commands | None:
-    """The commands that make a member again from what the run folder holds.
+    member: Member, run: Told, joined: bool, certificate: Certificate | None
+) -> tuple[str, ...]:
+    """The commands that make a member again from what the run folder holds, and compare them.
 
     They write ``NNNN.arch`` where they are run; its weights have the hash that the member's have
     (on a CPU: the order of float sums is that of the same number of threads).
 
     Args:
         member: The member.
-        folder: The run folder, as the commands name it.
-        facts: The first line of the journal.
-        certificate: The member's; None where it has none.
+        run: Its run.
+        joined: Whether its stage trains on validation images as well.
+        certificate: Its certificate; None where it has none.
 
     Returns:
-        None where there is nothing to be made: the member was refused, failed or is another one.
+        Nothing where there is nothing to be made: the member was refused, failed or is another.
     """
     if member.status != "scored" or member.same_as is not None:
-        return None
+        return ()
+    trained = certificate is not None and certificate.steps[-1].kind == "train"
     number = f"{member.number:04d}"
-    trained = certificate is not None and any(
-        step.kind == "train" for step in certificate.steps[-1:]
-    )
-    source, made = _made(member, folder, facts, f"{number}.made.arch" if trained else None)
-    if source is None:
-        return None
-    lines = [*made]
+    source, lines = _made(member, run, Path(f"{number}.made.arch" if trained else f"{number}.arch"))
+    if source is None or not (trained or lines):
+        return ()
     if trained:
-        lines.append(_train(source, number, folder, facts))
-    if not lines:
-        return None
-    if facts.get("device") == "cpu" and trained:
-        lines.insert(0, f"export OMP_NUM_THREADS={int(facts.get('threads', 1))}")
-    lines.append(_words("archir", "diff", f"{number}.arch", folder / MEMBERS / f"{number}.arch"))
-    return Commands(tuple(lines))
+        lines.append(_train(source, member, run, joined=joined))
+        if run.facts.get("device") == "cpu":
+            lines.insert(0, f"export OMP_NUM_THREADS={int(run.facts.get('threads', 1))}")
+    return (*lines, _words("archir", "diff", f"{number}.arch", run.path(member.number)))
 
 
-def verifying(member: Member, folder: Path, certificate: Certificate | None) -> str | None:
-    """The command that checks a member's certificate; None where it has none."""
-    if certificate is None:
-        return None
-    return _words("archir", "verify", folder / MEMBERS / f"{member.number:04d}.arch")
+def verifying(member: Member, run: Told) -> str:
+    """The command that checks a member's certificate."""
+    return _words("archir", "verify", run.path(member.number))
 
 
 def resuming(folder: Path) -> str:
@@ -73,34 +78,31 @@ def resuming(folder: Path) -> str:
     return _words("archir", "search", "--run", folder, "--resume")
 
 
-def _made(
-    member: Member, folder: Path, facts: Mapping[str, Any], between: str | None
-) -> tuple[Path | None, Sequence[str]]:
+def _made(member: Member, run: Told, target: Path) -> tuple[Path | None, list[str]]:
     """The file that an evaluation began with, and the commands that make it."""
-    number = f"{member.number:04d}"
-    origin, target = member.origin, Path(between or f"{number}.arch")
+    origin = member.origin
     kind = origin.get("kind")
-    parents = [folder / MEMBERS / f"{p:04d}.arch" for p in member.parents]
-    if kind == "start":
-        return folder / "start.arch", ()
-    if kind == "parent" and parents:
-        return parents[0], ()
+    parent = run.path(member.parents[0]) if member.parents else run.folder / "start.arch"
+    if kind in ("start", "parent"):
+        return parent, []
     if kind == "rewrite":
-        parent = parents[0] if parents else folder / "start.arch"
-        script = folder / MEMBERS / f"{number}.rules"
+        script = run.path(member.number, ".rules")
         words = ["archir", "rewrite", parent, "--script", script, "--seed", origin.get("seed", 0)]
-        if member.params:
-            words += ["--calibrate", facts["data"]["name"]]
+        return target, [_words(*words, *run.data("--calibrate"), "-o", target)]
+    if kind == "genome":
+        genome = " ".join(map(str, origin["genome"]))
+        words = ["archir", "new", origin["encoding"], "--genome", genome]
+        for name, value in origin["settings"].items():
+            words += ["--set", f"{name}={setting(value)}"]
         return target, [_words(*words, "-o", target)]
-    return None, ()
+    return None, []
 
 
-def _train(source: Path, number: str, folder: Path, facts: Mapping[str, Any]) -> str:
-    return _words(
-        "archir", "train", source, "--data", facts["data"]["name"],
-        "--recipe", folder / MEMBERS / f"{number}.cert.json",
-        "--device", facts.get("device", "auto"), "-o", f"{number}.arch",
-    )  # fmt: skip
+def _train(source: Path, member: Member, run: Told, *, joined: bool) -> str:
+    device = run.facts.get("device", "auto")
+    words = ["archir", "train", source, *run.data("--data"), *(["--join"] if joined else [])]
+    words += ["--recipe", run.path(member.number, ".cert.json"), "--device", device]
+    return _words(*words, "-o", f"{member.number:04d}.arch")
 
 
 def _words(*words: object) -> str:

@@ -149,21 +149,22 @@ class Pane:
         )
 
 
-def panes(members: Sequence[Member], competing: Sequence[str]) -> list[Pane]:
-    """The plots of a run: one for all accuracies, one for each stage that is scored otherwise.
+def panes(members: Sequence[Member], groups: Sequence[Sequence[str]]) -> list[Pane]:
+    """The plots of a run, one for each group of stages that scored more than one network.
 
     Args:
         members: All of the run.
-        competing: The stages whose members compete for the Pareto front.
+        groups: Stages whose scores can be compared.
     """
-    scored = [m for m in members if m.status == "scored"]
-    groups: dict[str, list[Member]] = {}
-    for member in scored:
-        groups.setdefault("" if member.accuracy is not None else member.stage, []).append(member)
-    return [_pane(members, found, competing) for found in groups.values()]
+    found: list[Pane] = []
+    for stages in groups:
+        scored = [m for m in members if m.status == "scored" and m.stage in stages]
+        if len(scored) > (1 if found else 0):
+            found.append(_pane(members, scored))
+    return found
 
 
-def _pane(members: Sequence[Member], scored: Sequence[Member], competing: Sequence[str]) -> Pane:
+def _pane(members: Sequence[Member], scored: Sequence[Member]) -> Pane:
     stages = tuple(dict.fromkeys(m.stage for m in scored))
     rest = [m for m in members if m.status != "scored" and m.stage in stages and m.macs]
     shown = [*scored, *rest]
@@ -172,12 +173,11 @@ def _pane(members: Sequence[Member], scored: Sequence[Member], competing: Sequen
         found = [cost_of(m, name) for m in shown]
         if all(np.isfinite(found)):
             costs[name] = axis(found, write, may_be_log=True)
-    accuracies = scored[0].accuracy is not None
+    accuracies = all(m.accuracy is not None for m in scored)
     scores = axis(_central([m.score for m in scored]), per_cent if accuracies else _plain,
                   may_be_log=False)  # fmt: skip
     order = axis([0, max(1, len(members) - 1)], _whole, may_be_log=False)
-    rivals = [m for m in scored if m.stage in competing] or list(scored)
-    fronts = {name: front(rivals, name) for name in costs}
+    fronts = {name: front(scored, name) for name in costs}
     points = []
     for member in sorted(shown, key=lambda m: m.number):
         x = {name: costs[name].at(cost_of(member, name)) for name in costs}

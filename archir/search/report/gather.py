@@ -15,8 +15,9 @@ from archir.saving import certificate_path
 from archir.search.engine import MEMBERS, elapsed_before
 from archir.search.journal import JOURNAL, Journal, read_journal
 from archir.search.parts import Member
-from archir.search.report.commands import commands_of, verifying
+from archir.search.report.commands import Told, commands_of, verifying
 from archir.search.report.words import made_by
+from archir.search.run import read_search
 
 Compare = Callable[[Path, Path], Sequence[str]]
 """The difference of two networks in lines, the mark of each in front."""
@@ -50,12 +51,13 @@ class Gathered:
     folder: Path
     """As it was named: the commands are to be run where it has this name."""
     journal: Journal
-    competing: tuple[str, ...]
-    """The stages whose members compete."""
+    groups: tuple[tuple[str, ...], ...]
+    """The stages whose scores can be compared, by evaluator; what trains on validation images is
+    in none of them."""
     best: Member | None
     """What the run ended with; the best one so far where it did not end."""
     chosen: Member | None
-    """The best, or what it came from by a training that its score says nothing of."""
+    """The best; or the same network before it was trained on validation images."""
     start: Member | None
     ensemble: tuple[int, ...]
     test: Mapping[str, Mapping[str, Any]]
@@ -80,16 +82,16 @@ def gather(folder: Path, compare: Compare | None = None) -> Gathered:
         ArchirError: A751, the folder holds no run; A750, its journal is damaged.
     """
     journal = _journal(folder)
-    competing = tuple(name for name, record in journal.stages.items() if not record.get("join"))
+    groups = _groups(journal.stages)
     end = journal.end or {}
     members = journal.members
-    best = _best(members, competing, end.get("best"))
+    best = _best(members, groups, end.get("best"))
     return Gathered(
         folder,
         journal,
-        competing,
+        groups,
         best,
-        _competitor(best, members, competing),
+        _judged(best, journal),
         next((m for m in members if m.origin.get("kind") == "start"), None),
         tuple(end.get("ensemble") or ()),
         end.get("test") or {},
@@ -115,21 +117,44 @@ def _journal(folder: Path) -> Journal:
     return found
 
 
-def _best(members: Sequence[Member], competing: Sequence[str], number: object) -> Member | None:
-    """The member that the run ended with; the best one so far of a run that did not end."""
+def _groups(stages: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    """Stages by what scores their members."""
+    found: dict[str, list[str]] = {}
+    for name, record in stages.items():
+        if not record.get("join"):
+            found.setdefault(str(record.get("kind")), []).append(name)
+    return tuple(map(tuple, found.values()))
+
+
+def _best(
+    members: Sequence[Member], groups: Sequence[Sequence[str]], number: object
+) -> Member | None:
+    """The member that the run ended with; the best of its last stages if it did not end."""
     if isinstance(number, int) and 0 <= number < len(members):
         return members[number]
-    rivals = [m for m in members if m.status == "scored" and m.stage in competing]
-    return max(rivals, key=lambda m: (m.score, -m.number), default=None)
+    for stages in reversed(groups):
+        rivals = [m for m in members if m.status == "scored" and m.stage in stages]
+        if rivals:
+            return max(rivals, key=lambda m: (m.score, -m.number))
+    return None
 
 
-def _competitor(
-    best: Member | None, members: Sequence[Member], competing: Sequence[str]
-) -> Member | None:
-    """The last of a member's first parents, or itself, whose score can be compared."""
-    while best is not None and best.stage not in competing and best.parents:
-        best = members[best.parents[0]]
-    return best
+def _judged(best: Member | None, journal: Journal) -> Member | None:
+    """The member whose score tells of the best network: images that were trained on do not."""
+    stages = journal.stages
+    if best is None or not stages[best.stage].get("join"):
+        return best
+    kind = stages[best.stage].get("kind")
+    alike = [
+        m
+        for m in journal.members
+        if m.status == "scored"
+        and m.graph == best.graph
+        and stages[m.stage].get("kind") == kind
+        and not stages[m.stage].get("join")
+    ]
+    parents = [m for m in alike if m.number in best.parents]
+    return (parents or alike or [best])[-1]
 
 
 def _unfinished(journal: Journal) -> str:
@@ -151,11 +176,21 @@ def _generations(events: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     return found if now else {}
 
 
+def _data_seed(folder: Path) -> int:
+    """What the validation images were drawn by; 0 where nothing tells."""
+    try:
+        found = read_search(folder)["settings"].get("data_seed", 0)
+    except ArchirError:
+        return 0
+    return found if isinstance(found, int) else 0
+
+
 class _Data:
     """What the page's script reads, each text once."""
 
     def __init__(self, folder: Path, journal: Journal, compare: Compare | None) -> None:
         self.folder, self.journal, self.compare = folder, journal, compare
+        self.run = Told(folder, journal.facts, _data_seed(folder))
         self.lines = Pool()
         self.steps: dict[str, int] = {}
         self.texts: dict[tuple[int, ...], int] = {}
@@ -176,7 +211,7 @@ class _Data:
     def _member(self, member: Member) -> dict[str, Any]:
         own = member if member.same_as is None else self.journal.members[member.same_as]
         certificate = self._certificate(own)
-        made = commands_of(member, self.folder, self.journal.facts, certificate)
+        joined = bool(self.journal.stages[member.stage].get("join"))
         program = self._program(own.number)
         found = {
             "n": member.number,
@@ -197,8 +232,8 @@ class _Data:
             "text": None if program is None else self._text(program),
             "diffs": [d for p in dict.fromkeys(member.parents) if (d := self._diff(own, p))],
             "steps": [] if certificate is None else [self._step(s) for s in certificate.steps],
-            "commands": [] if made is None else list(made.lines),
-            "verify": verifying(own, self.folder, certificate),
+            "commands": list(commands_of(member, self.run, joined, certificate)),
+            "verify": None if certificate is None else verifying(own, self.run),
         }
         return {name: value for name, value in found.items() if value not in (None, [], {}, "")}
 

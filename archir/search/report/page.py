@@ -71,9 +71,11 @@ def page(run: Gathered, *, title: str, version: str) -> str:
         version: Of archir.
     """
     members = run.journal.members
-    found = panes([m for m in members if m.stage in run.competing], run.competing)
+    found = panes(members, run.groups)
     cost = str(run.journal.facts.get("cost", "macs"))
-    fronted = [n for pane in found for n in pane.fronted.get(cost, ())]
+    fronted = list(found[0].fronted.get(cost, ())) if found else []
+    stars = [_star(pane, run) for pane in found]
+    judging = {stage for stages in run.groups for stage in stages}
     script = _text("report.js")
     environment = Environment(
         loader=PackageLoader("archir.search.report", ""),
@@ -100,15 +102,15 @@ def page(run: Gathered, *, title: str, version: str) -> str:
         panes=found,
         labels={name: label for name, (label, _) in COSTS.items()},
         cost=cost,
-        notes=[_note(pane, run) for pane in found],
+        notes=[_note(pane, run, star) for pane, star in zip(found, stars, strict=True)],
         many=len(members) > MANY,
-        best=None if run.chosen is None else run.chosen.number,
+        stars=stars,
         final=None if run.best is None else run.best.number,
         start=None if run.start is None else run.start.number,
-        special={m.number for m in (run.start, run.chosen) if m is not None},
+        special={run.start.number, *stars} if run.start else set(stars),
         front=set(fronted),
         members=members,
-        scores=[_score(m, digits=1) if m.stage in run.competing else m.stage for m in members],
+        scores=[_score(m, digits=1) if m.stage in judging else m.stage for m in members],
         family=family(members, run.generations),
         generations=run.generations,
         columns=columns,
@@ -180,7 +182,7 @@ def _footnote(run: Gathered) -> str:
         return ""
     return (
         f"#{run.best.number} was trained on the validation images too; the validation accuracy is "
-        f"that of #{run.chosen.number}, which it came from."
+        f"that of #{run.chosen.number}, the same network without that training."
     )
 
 
@@ -263,7 +265,17 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, "none" if value is None or value == {} else str(value)
 
 
-def _note(pane: Pane, run: Gathered) -> str:
+def _star(pane: Pane, run: Gathered) -> int | None:
+    """The best network in a plot: itself, or what it was trained from."""
+    if run.best is None:
+        return None
+    shown = {point.number for point in pane.points}
+    same = [m for m in (run.best, run.chosen) if m is not None]
+    same += [m for m in run.journal.members[::-1] if m.number in run.best.parents]
+    return next((m.number for m in same if m.number in shown), None)
+
+
+def _note(pane: Pane, run: Gathered, star: int | None) -> str:
     """What is not drawn where it belongs."""
     below = sum(point.below for point in pane.points)
     shown = {point.number for point in pane.points}
@@ -276,8 +288,8 @@ def _note(pane: Pane, run: Gathered) -> str:
         said.append(f"{drawn:,} refused or failed ones stand there with crosses, at their cost.")
     if len(lost) > drawn:
         said.append(f"{len(lost) - drawn:,} could not be made and have no cost: see the table.")
-    if run.chosen is not run.best and run.best is not None and run.chosen is not None:
-        said.append(f"The star is #{run.chosen.number}, which became #{run.best.number}.")
+    if run.best is not None and star not in (None, run.best.number):
+        said.append(f"The star is #{star}, which #{run.best.number} was trained from.")
     return " ".join(said)
 
 
