@@ -222,15 +222,21 @@ def _valued(move: Move, size: int = 0) -> list[dict[str, AttrValue]]:
 def _tensors(
     move: Move, graph: Graph, at: str, paths: Sequence[str], generator: np.random.Generator
 ) -> Iterator[dict[str, AttrValue]]:
-    """Tensors made before a site for each path, in an order drawn at random."""
+    """Tensors made before a site for each path, in an order drawn at random.
+
+    They are of numbers, and have the first axis of the site's result: samples of one batch.
+    """
     if not paths:
         return
+    batch = graph.node(at).types[0].shape[:1]
     earlier: list[str] = []
     for node in graph:
         if node.name == at:
             break
         if not move.tensors or node.op in move.tensors:
-            earlier += [str(Value(node.name, port)) for port in range(len(node.types))]
+            types = enumerate(node.types)
+            fitting = [p for p, t in types if "f" in t.dtype and t.shape[:1] == batch]
+            earlier += [str(Value(node.name, port)) for port in fitting]
     orders = [[earlier[i] for i in generator.permutation(len(earlier))] for _ in paths]
     for values in product(*orders):
         yield dict(zip(paths, values, strict=True))
