@@ -18,6 +18,7 @@ from threading import Thread, main_thread
 from typing import NoReturn, Protocol, Self
 
 from archir.diag import ArchirError, error
+from archir.search.packing import pack, unpack
 from archir.search.work import Job, perform, said, write_result
 from archir.train.data import Dataset
 
@@ -181,10 +182,7 @@ class _Worker:
         Raises:
             ArchirError: A712, its evaluator cannot be sent.
         """
-        try:
-            packed = pickle.dumps(job)
-        except Exception as failure:
-            raise _untold(failure) from failure
+        packed = pack(job)
         self.job, self.alone, self.begun = job, alone, time.perf_counter()
         with contextlib.suppress(BrokenPipeError):  # it is gone, as will be heard
             self.pipe.send_bytes(packed)
@@ -219,12 +217,6 @@ def _how(process: multiprocessing.process.BaseProcess) -> str:
     with contextlib.suppress(ValueError):
         return f"its process ended: signal {-status} ({signal.Signals(-status).name})"
     return f"its process ended: signal {-status}"
-
-
-def _untold(failure: Exception) -> ArchirError:
-    text = f"the evaluator cannot be sent to another process: {type(failure).__name__}: {failure}"
-    hint = "its class belongs in a module that can be imported; one worker needs no other process"
-    return error("A712", " ".join(text.split())[:500], hint=hint)
 
 
 @contextlib.contextmanager
@@ -269,11 +261,7 @@ def _serve(pipe: Connection) -> None:
 def _performed(packed: bytes) -> bytes:
     """Do a job; empty, or the error that is to be raised where the job comes from."""
     try:
-        job = pickle.loads(packed)
-    except Exception as failure:
-        return pickle.dumps(_untold(failure))
-    try:
-        perform(job)
+        perform(unpack(packed))
     except (ArchirError, OSError) as failure:
         return pickle.dumps(failure)
     except Exception as failure:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ NAMES |= {"classes"}
 """The names of arrays that mean something."""
 
 EXPECTED = "expected x_train, y_train, x_test, y_test, or x, y"
+
+USER_MODULE = "_archir_user_"
+"""How the names of modules begin that are the user's files."""
 
 TIGHTEST = 200
 """How many times smaller images may be packed, where they unpack to a GiB or more."""
@@ -105,7 +109,7 @@ def read_factory(path: Path, factory: str, code: str = "A624") -> Any:
     make = read_name(path, factory, code)
     if not callable(make):
         raise error(code, f"{path} has no function `{factory}`")
-    with _told(path, factory, code):
+    with _told(f"{path}:{factory}", code):
         return make()
 
 
@@ -116,27 +120,36 @@ def read_name(path: Path, name: str, code: str) -> Any:
         ArchirError: of the code, the file does not run.
     """
     log.warning("running %s of %s: its code is not archir's", name, path)
-    module_name = f"_archir_user_{path.stem}"
+    return getattr(read_module(path, code), name, None)
+
+
+def read_module(path: Path, code: str) -> ModuleType:
+    """The user's Python file as a module, which it becomes anew each time.
+
+    Raises:
+        ArchirError: of the code, the file does not run.
+    """
+    module_name = f"{USER_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise error(code, f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look there for the module that they stand in
-    with _told(path, name, code):
+    with _told(str(path), code):
         spec.loader.exec_module(module)
-    return getattr(module, name, None)
+    return module
 
 
 @contextmanager
-def _told(path: Path, name: str, code: str) -> Iterator[None]:
+def _told(what: str, code: str) -> Iterator[None]:
     """Say of the user's code that it failed."""
     try:
         yield
     except ArchirError:
         raise
     except (Exception, SystemExit) as reason:
-        what = f"{type(reason).__name__}: {reason}"
-        raise error(code, f"{path}:{name} failed with {what}") from reason
+        why = f"{type(reason).__name__}: {reason}"
+        raise error(code, f"{what} failed with {why}") from reason
 
 
 def arrays_of(found: object, source: str) -> Arrays:

@@ -23,6 +23,7 @@ from archir.diag import ArchirError
 from archir.search.executors import Executor, InProcess, Pool
 from archir.search.work import DONE, RESULT, Job, perform
 from archir.train.recipe import TrainConfig
+from archir.train.sources import read_name
 
 sys.path.insert(0, str(Path(__file__).parent))  # as the processes of a pool find it too
 from trials import Trial, job
@@ -287,6 +288,29 @@ def test_an_evaluator_that_cannot_arrive(tmp_path: Path, monkeypatch: pytest.Mon
 
         with pytest.raises(ArchirError, match=r"A712: .* No module named 'elsewhere'"):
             run(pool, job(tmp_path, 1, elsewhere.Mine("well")))
+
+
+def test_an_evaluator_of_a_file(tmp_path: Path, pool: Pool) -> None:
+    """It arrives though no module has its name, and though its file was read again since."""
+    file = tmp_path / "mine.py"
+    lines = [
+        "import trials",
+        "class Mine(trials.Trial):",
+        "    class Inner(trials.Trial):",
+        "        ...",
+    ]
+    file.write_text("\n".join(lines))
+    mine = read_name(file, "Mine", "A716")
+    assert read_name(file, "Mine", "A716") is not mine
+    jobs = [job(tmp_path, 0, mine("well")), job(tmp_path, 1, mine.Inner("crash"))]
+    assert sorted(run(pool, *jobs)) == [0, 1]
+    assert [result(one)["status"] for one in jobs] == ["scored", "failed"]
+    file.write_text("1 / 0")
+    with (
+        pytest.raises(ArchirError, match=r"A712: .*mine.py failed with ZeroDivisionError"),
+        Pool(1) as new,
+    ):
+        run(new, job(tmp_path, 2, mine("well")))
 
 
 def test_one_process_alone_needs_no_second_try(tmp_path: Path) -> None:
