@@ -24,11 +24,8 @@ Student's t over the seeds; differences are of pairs with the same seed.
 from __future__ import annotations
 
 import argparse
-import functools
-import io
 import itertools
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import machine
+from measure import machine, save_svg
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -248,13 +245,8 @@ def draw(curves: Mapping[str, Mapping[str, Losses]], path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="upper center", ncol=len(DRAWN), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.95))
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    save_svg(figure, path)
     plt.close(figure)
-    tenths = functools.partial(re.sub, r"(\d+\.\d)\d+", r"\1")  # of a pixel; labels stay whole
-    shorter = re.sub(r"<[^>]*>", lambda tag: tenths(tag[0]), drawn.getvalue())
-    shorter = re.sub(r"\s+L ", " ", shorter)  # what follows M is a line anyhow
-    path.write_text(re.sub(r"(?m)^ +", "", shorter), encoding="utf-8")
 
 
 def table(title: str, found: Mapping[str, Mapping[str, Any]], seeds: int) -> str:

@@ -1,0 +1,428 @@
+"""What `archir search` finds, beside what it started from: digits and CIFAR-10.
+
+Each search is a run folder in `--runs`, made by the command itself in a process of its own; one
+that was cut off is resumed, one that is done is not run again, and all figures are taken from the
+folders. So the same command goes on where it was cut off.
+
+*digits*: for each seed NASH, its random baseline, and two controls: the start network, never
+changed, trained for as many epochs as lie behind NASH's last network, in the same cycles and on
+the same images, or in one cycle on training and validation images throughout
+(`nash_control.py`). All four start from the same initial weights. `archir verify` then checks the
+best network of each run, and each member of its front.
+
+*few*: NASH and the baseline on 5,000 training images of CIFAR-10 (500 of them for validation),
+where networks are not all nearly perfect; the test set is the whole one.
+
+*cifar10*: NASH, random-weight evaluation and the baseline of NASH on all of CIFAR-10, within 20
+CPU minutes each.
+
+    ARCHIR_DATA=../data python benchmarks/cifar10.py runs/search/cifar10.npz  # once
+    python benchmarks/search.py --parts digits --seeds 5
+    python benchmarks/search.py --parts cifar10
+    python benchmarks/search.py --parts digits,cifar10 --json FILE --svg FILE  # what is there
+    python benchmarks/search.py --from benchmarks/results/search.json  # prints the tables
+
+Intervals are 95 %: Clopper and Pearson's of a share of test images, Student's t of the mean
+difference of paired seeds, with the exact sign test beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import machine, save_svg
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTROLS = {"cycles": "CYCLES", "one_cycle": "ONE_CYCLE"}
+FIXED = ("--device", "cpu", "--threads", "1")
+FEW = 5000
+DIFFERENCE = ("mean difference, points", "seeds NASH is above : below", "p")
+PARTS = ("digits", "few", "cifar10")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A search: the words behind `archir search`, said in the root of the project."""
+
+    part: str
+    strategy: str
+    seed: int
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.part}-{self.strategy}-{self.seed}"
+
+
+def plan(part: str, runs: Path, seeds: int) -> list[Run]:
+    """The searches of a part."""
+
+    def one(strategy: str, seed: int, workers: int, *words: str) -> Run:
+        chosen = strategy
+        if strategy in CONTROLS:
+            chosen = f"benchmarks/nash_control.py:{CONTROLS[strategy]}"
+        said = ("--strategy", chosen, "--seed", str(seed), "--workers", str(workers))
+        return Run(part, strategy, seed, (*words, *said, *FIXED))
+
+    def cifar10(strategy: str, seed: int, workers: int, data: str) -> Run:
+        words = ["--preset", "cpu20", "--data", str((runs / data).resolve())]
+        if strategy != "rwe":
+            start = f"benchmarks/nash_cifar10.arch --init {seed} --max-macs 6000000"
+            words = [*start.split(), *words]
+        return one(strategy, seed, workers, *words)
+
+    if part == "digits":
+        start = "examples/nash_digits.arch --preset small --data digits --init"
+        strategies = {"nash": 2, "random": 1, "cycles": 1, "one_cycle": 1}
+        return [
+            one(strategy, seed, workers, *start.split(), str(seed))
+            for seed in range(seeds)
+            for strategy, workers in strategies.items()
+        ]
+    if part == "few":
+        pairs = [(s, n) for n in range(seeds) for s in ("nash", "random")]
+        return [cifar10(strategy, seed, 1, f"cifar10_{FEW}.npz") for strategy, seed in pairs]
+    return [cifar10(strategy, 0, 2, "cifar10.npz") for strategy in ("nash", "rwe", "random")]
+
+
+def make_few(runs: Path) -> None:
+    """The first training images of CIFAR-10, and all test images."""
+    target = runs / f"cifar10_{FEW}.npz"
+    if not target.exists():
+        with np.load(runs / "cifar10.npz") as whole:
+            held = {n: whole[n][: FEW if n.endswith("_train") else None] for n in whole.files}
+        np.savez(target, **held)
+
+
+def carry_out(run: Run, runs: Path) -> None:
+    """Search, or go on with what was cut off; nothing where it is done."""
+    folder = runs / run.name
+    if done(folder):
+        return
+    begun = (folder / "search.json").exists()
+    words = ["--resume"] if begun else run.words
+    command = [sys.executable, "-m", "archir", "search", *words, "--run", str(folder.resolve())]
+    start = time.perf_counter()
+    print(" ".join(command[2:]), file=sys.stderr)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    seconds = None if begun else round(time.perf_counter() - start, 1)
+    (runs / f"{run.name}.seconds").write_text(json.dumps(seconds))
+
+
+def done(folder: Path) -> bool:
+    """Whether the search of a folder has come to its end."""
+    journal = folder / "journal.jsonl"
+    lines = journal.read_text("utf-8").splitlines() if journal.exists() else []
+    return bool(lines) and json.loads(lines[-1])["event"] == "end"
+
+
+def record(run: Run, runs: Path) -> Record:
+    """What a run has come to; taken from its folder once."""
+    kept, folder = runs / f"{run.name}.json", runs / run.name
+    if kept.exists() and kept.stat().st_mtime >= (folder / "result.json").stat().st_mtime:
+        found: Record = json.loads(kept.read_text("utf-8"))
+        return found
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+    members = {e["number"]: e for e in events if e["event"] == "member"}
+    stages = {e["stage"]: e["evaluator"] for e in events if e["event"] == "stage"}
+    took = runs / f"{run.name}.seconds"
+    found = {
+        "part": run.part,
+        "strategy": run.strategy,
+        "seed": run.seed,
+        "command": " ".join(["archir search", *run.words]).replace(f"{runs.resolve()}/", ""),
+        **{k: result[k] for k in ("best", "params", "macs", "test", "onnx")},
+        "members": [m["status"] for m in members.values()],
+        "epochs": epochs_behind(result["best"], members, stages),
+        "validation": last_accuracy(result["best"], members),
+        "cpu_seconds": round(sum(line.get("cpu_seconds", 0.0) for line in timings), 1),
+        "seconds": json.loads(took.read_text()) if took.exists() else None,
+        "verified": {p.name: verified(p) for p in [*sorted(folder.glob("front/*.arch")),
+                                                   folder / "best.arch"]},
+    }  # fmt: skip
+    if run.part == "digits":
+        found["wrong"] = wrong(folder / "best.arch")
+    if run.part == "cifar10":
+        found["curve"] = curve(members, timings)
+        found["front"] = [pick(members[number]) for number in result["front"]]
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def epochs_behind(number: int, members: dict[int, Any], stages: dict[str, Any]) -> int:
+    """The epochs that a network and those that it comes from were trained for."""
+    total, at = 0, [number]
+    while at:
+        member = members[at[0]]
+        total += stages[member["stage"]].get("recipe", {}).get("epochs", 0)
+        at = member["parents"]
+    return total
+
+
+def last_accuracy(number: int, members: dict[int, Any]) -> float | None:
+    """The validation accuracy of the best network before the training that used those images."""
+    at: int | None = number
+    while at is not None and "accuracy" not in members[at]["scores"]:
+        at = next(iter(members[at]["parents"]), None)
+    return None if at is None else float(members[at]["scores"]["accuracy"])
+
+
+def verified(network: Path) -> int:
+    """The exit status of `archir verify`."""
+    command = [sys.executable, "-m", "archir", "verify", str(network)]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def wrong(network: Path) -> list[int]:
+    """The test images of the digits that a network tells wrong."""
+    import archir
+    from archir.train.data import load_data
+    from archir.train.evaluate import evaluate
+
+    loaded, dataset = archir.load(network), load_data("digits")
+    assert loaded.weights is not None
+    found = evaluate(loaded.graph, dict(loaded.weights), dataset, device="cpu")
+    return [int(i) for i in np.flatnonzero(found.predictions != np.asarray(dataset.test.y))]
+
+
+def curve(members: dict[int, Any], timings: Sequence[Record]) -> list[Record]:
+    """For each member in turn: CPU seconds so far, and what it came to."""
+    spent, found = 0.0, []
+    for line in timings:
+        spent += line.get("cpu_seconds", 0.0)
+        found.append({"cpu_seconds": round(spent, 1), **pick(members[line["number"]])})
+    return found
+
+
+def pick(member: Record) -> Record:
+    """What the tables and curves show of a member."""
+    score = round(member["scores"].get("score", 0.0), 4)
+    return {"score": score, **{k: member[k] for k in ("number", "stage", "params", "macs")}}
+
+
+# --- what it comes to -----------------------------------------------------------------------------
+
+
+def share(correct: int, count: int) -> str:
+    """A share of images in per cent, with its exact interval."""
+    low, high = stats.binomtest(correct, count).proportion_ci(method="exact")
+    return f"{correct / count:.2%} ({low:.2%} to {high:.2%})".replace("%", " %")
+
+
+def mean_difference(pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean of paired differences in points, its interval, and the sign test."""
+    found = np.array([100 * (a - b) for a, b in pairs])
+    mean, n = float(found.mean()), len(found)
+    half = float(stats.t.ppf(0.975, n - 1) * found.std(ddof=1) / np.sqrt(n))
+    more, less = int((found > 0).sum()), int((found < 0).sum())
+    p = stats.binomtest(more, more + less).pvalue if more + less else 1.0
+    zero = "includes zero" if abs(mean) <= half else "excludes zero"
+    span = f"{mean - half:+.2f} to {mean + half:+.2f}, {zero}"
+    return f"{mean:+.2f} ({span}) | {more} : {less} of {n} | {p:.2g}"
+
+
+def digits_tables(records: Sequence[Record]) -> list[str]:
+    """Each seed, and the differences between strategies."""
+    by = {(r["strategy"], r["seed"]): r for r in records if r["part"] == "digits"}
+    seeds = sorted({seed for _, seed in by})
+    names = ("nash", "cycles", "one_cycle", "random")
+    lines = head(
+        "seed",
+        *("NASH", "start, same cycles", "start, one cycle", "random"),
+        "NASH alone right : start (same cycles) alone right, p",
+        *("parameters NASH / random", "MACs NASH / random"),
+    )
+    for seed in seeds:
+        rows = {name: by[name, seed] for name in names}
+        told = [str(r["test"]["best"]["correct"]) for r in rows.values()]
+        a, b = set(rows["nash"]["wrong"]), set(rows["cycles"]["wrong"])
+        gained, lost = len(b - a), len(a - b)
+        p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        sizes = [
+            f"{rows['nash'][what]:,} / {rows['random'][what]:,}" for what in ("params", "macs")
+        ]
+        cells = [str(seed), *told, f"{gained} : {lost}, {p:.2g}", *sizes]
+        lines.append(f"| {' | '.join(cells)} |")
+    test = {k: r["test"]["best"]["correct"] / r["test"]["best"]["count"] for k, r in by.items()}
+    before = {k: r["validation"] for k, r in by.items()}
+    other = head("NASH less", "measured on", *DIFFERENCE)
+    for name, title in (
+        ("cycles", "start, same cycles"),
+        ("one_cycle", "start, one cycle"),
+        ("random", "random baseline"),
+    ):
+        pairs = [(test["nash", s], test[name, s]) for s in seeds]
+        other.append(f"| {title} | test | {mean_difference(pairs)} |")
+    pairs = [(before["nash", s], before["random", s]) for s in seeds]
+    other.append(
+        f"| random baseline | validation, before the final training | {mean_difference(pairs)} |"
+    )
+    return ["\n".join(lines), "\n".join(other)]
+
+
+def few_tables(records: Sequence[Record]) -> list[str]:
+    """NASH and its baseline, seed by seed, and their difference."""
+    by = {(r["strategy"], r["seed"]): r for r in records if r["part"] == "few"}
+    seeds = sorted({seed for _, seed in by})
+    lines = head(
+        "seed",
+        *("NASH, test", "random, test", "NASH, validation", "random, validation"),
+        *("parameters NASH / random", "MACs NASH / random"),
+    )
+    for seed in seeds:
+        nash, other = by["nash", seed], by["random", seed]
+        cells = [str(seed)]
+        cells += [f"{r['test']['best']['accuracy']:.2%}".replace("%", " %") for r in (nash, other)]
+        cells += [f"{r['validation']:.1%}".replace("%", " %") for r in (nash, other)]
+        cells += [f"{nash[w]:,} / {other[w]:,}" for w in ("params", "macs")]
+        lines.append(f"| {' | '.join(cells)} |")
+    difference = head("NASH less random, on", *DIFFERENCE)
+    for title, value in (
+        ("test", lambda r: r["test"]["best"]["accuracy"]),
+        ("validation, before the final training", lambda r: r["validation"]),
+    ):
+        pairs = [(value(by["nash", s]), value(by["random", s])) for s in seeds]
+        difference.append(f"| {title} | {mean_difference(pairs)} |")
+    return ["\n".join(lines), "\n".join(difference)]
+
+
+def cifar10_tables(records: Sequence[Record]) -> list[str]:
+    """The searches on all of CIFAR-10."""
+    lines = head(
+        *("search", "networks scored", "CPU minutes", "parameters", "MACs"),
+        *("test accuracy", "of the ensemble"),
+    )
+    titles = {"nash": "NASH", "rwe": "RWE with NSGA-II, macro space", "random": "random baseline"}
+    for r in (r for r in records if r["part"] == "cifar10"):
+        test = r["test"]
+        together = test.get("ensemble")
+        cells = [
+            titles[r["strategy"]],
+            str(r["members"].count("scored")),
+            f"{r['cpu_seconds'] / 60:.1f}",
+            f"{r['params']:,}",
+            f"{r['macs']:,}",
+            share(test["best"]["correct"], test["best"]["count"]),
+            share(together["correct"], together["count"]) if together else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return ["\n".join(lines)]
+
+
+def checks_table(records: Sequence[Record]) -> str:
+    """What the checks of all runs came to."""
+    lines = head(
+        *("part", "searches", "`archir verify` of fronts and bests: passed"),
+        "`best.onnx` through the gate",
+    )
+    for part in PARTS:
+        held = [r for r in records if r["part"] == part]
+        if held:
+            statuses = [status for r in held for status in r["verified"].values()]
+            gated = sum("file" in r["onnx"] for r in held)
+            passed = f"{statuses.count(0)} of {len(statuses)}"
+            lines.append(f"| {part} | {len(held)} | {passed} | {gated} of {len(held)} |")
+    return "\n".join(lines)
+
+
+def head(*titles: str) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
+def tables(records: Sequence[Record]) -> list[str]:
+    """All tables that the records fill, in Markdown; docs/results.md holds them."""
+    makers = {"digits": digits_tables, "few": few_tables, "cifar10": cifar10_tables}
+    parts = {r["part"] for r in records}
+    found = [table for part in PARTS if part in parts for table in makers[part](records)]
+    return [*found, checks_table(records)]
+
+
+def draw(records: Sequence[Record], path: Path) -> None:
+    """The best score so far over CPU minutes, of the searches on all of CIFAR-10."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "archir", "svg.fonttype": "none", "font.size": 9}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2))
+    for r in (r for r in records if r["part"] == "cifar10"):
+        rwe = r["strategy"] == "rwe"
+        axis, stages = (right, ("search",)) if rwe else (left, ("start", "neighbours"))
+        colour = "#d55e00" if r["strategy"] == "random" else "#0072b2"
+        points = [p for p in r["curve"] if p["stage"] in stages]
+        minutes = [p["cpu_seconds"] / 60 for p in points]
+        best = np.maximum.accumulate([p["score"] for p in points])
+        axis.step(minutes, best, where="post", color=colour, label=f"{r['strategy']}, best so far")
+        axis.plot(minutes, [p["score"] for p in points], ".", color=colour, alpha=0.4)
+        axis.set_title("random-weight evaluation" if rwe else "NASH and its random baseline")
+        axis.set_ylabel("score: accuracy of a linear head" if rwe else "validation accuracy")
+        if not rwe:
+            test = r["test"]["best"]["accuracy"]
+            axis.plot(r["cpu_seconds"] / 60, test, "*", color=colour, label="test, at the end")
+    for axis in (left, right):
+        axis.set_xlabel("CPU minutes")
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend(loc="lower right", frameon=False)
+    figure.tight_layout()
+    save_svg(figure, path)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search, take the figures, print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/search"))
+    parser.add_argument("--parts", default="digits", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--no-search", action="store_true", help="only take what is done")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--from", dest="source", type=Path)
+    chosen = parser.parse_args(arguments)
+    if chosen.source is not None:
+        found = json.loads(chosen.source.read_text("utf-8"))
+    else:
+        runs: Path = chosen.runs
+        runs.mkdir(parents=True, exist_ok=True)
+        planned = [
+            run for part in chosen.parts.split(",") for run in plan(part, runs, chosen.seeds)
+        ]
+        if "few" in chosen.parts.split(","):
+            make_few(runs)
+        for run in () if chosen.no_search else planned:
+            carry_out(run, runs)
+        records = [record(run, runs) for run in planned if done(runs / run.name)]
+        names = ("torch", "numpy", "onnxruntime", "pymoo")
+        versions = {name: version(name) for name in names}
+        found = {"machine": machine(), "versions": versions, "runs": records}
+    print("\n\n".join(tables(found["runs"])))
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    if chosen.svg is not None:
+        draw(found["runs"], chosen.svg)
+
+
+if __name__ == "__main__":
+    main()
