@@ -4,12 +4,12 @@ The best network so far has children, each by a few random morphisms; they and i
 some epochs from the weights that they inherit, with a learning rate that falls from its start to
 nothing, and the best on validation images goes on. Importing this module needs no torch.
 
-What was not found, and is our choice: of equal scores the lower loss wins, then the smaller network,
-then the earlier; a skip by concatenation is read by one convolution, drawn from those that read
-the target, and one by addition by all that read it; no pair is joined twice ([FRB]: of pairs that
-were added); a widened class takes along all layers whose widths are tied to it; after a failed
-final training the last best stays. The validation images are the data set's, a tenth of CIFAR-10;
-the paper kept 10,000 of 50,000 [M].
+What was not found, and is our choice: of equal scores the lower loss wins, then the smaller
+network, then the earlier; a skip by concatenation is read by one convolution, drawn from those
+that read the target, and one by addition by all that read it; no pair is joined twice ([FRB]: of
+pairs that were added); a widened class takes along all layers whose widths are tied to it; after a
+failed final training the last best stays. The validation images are the data set's, a tenth of
+CIFAR-10; the paper kept 10,000 of 50,000 [M].
 
 Figures are tagged by where they come from, since the paper's body was not at hand when they were
 gathered: [S] quick reviews of the paper with its tables; [M] memory of the paper; [ZJ], [FRB] two
