@@ -23,6 +23,7 @@ from archir.ops import installed_ops
 from archir.ops.record import OpSet
 from archir.rewrite.library import Library, find_rule, installed
 from archir.rewrite.match import Match, Matcher
+from archir.rewrite.plan import Plan
 from archir.rewrite.rule import Reshaping, Rule, RuleParameter
 from archir.rewrite.sites import Planner, looks_at_weights
 from archir.rewrite.sources import paths_of
@@ -56,7 +57,7 @@ class Move:
     levels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By parameter of a rule over a class: the smallest of these above the class's size."""
     most: int = 0
-    """The largest size that ``times`` may come to; 0: no limit."""
+    """The most channels that a layer may have afterwards, where it gets more; 0: no limit."""
     tensors: tuple[str, ...] = ()
     """Only tensors that these operators make are joined; of a rule with a path."""
 
@@ -170,15 +171,26 @@ def _drawn(
     rule, refused = rules[tree.rule], 0
     for at, arguments in _options(tree, rule, planner, generator):
         try:
-            after = planner.plan(rule, at, arguments).after
+            plan = planner.plan(rule, at, arguments)
         except ArchirError:
             continue
-        if allows(after):
-            return Application(tree.rule, at, arguments), after
+        if not _too_wide(plan, tree.most) and allows(plan.after):
+            return Application(tree.rule, at, arguments), plan.after
         refused += 1
         if refused == MOST_REFUSED:
             break
     return None
+
+
+def _too_wide(plan: Plan, most: int) -> bool:
+    """Whether a layer grows beyond a number of channels: its class may be a part of them only."""
+    for path in plan.terms if most else ():
+        before = plan.before.parameters.get(path)
+        after = plan.after.parameters[path].type.shape
+        size, had = after[:1], before.type.shape[:1] if before else ()
+        if size != had and size and isinstance(size[0], int) and size[0] > most:
+            return True
+    return False
 
 
 def _options(

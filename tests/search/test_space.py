@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import archir
-from archir.api import Network, load, rewrite
+from archir.api import Application, Network, load, rewrite
 from archir.diag import ArchirError
 from archir.search.nash import NashConfig, moves_of
 from archir.search.space import MOST_REFUSED, Move, Space, draw_applications, read_moves
@@ -92,6 +92,21 @@ def test_the_largest_size_is_kept() -> None:
     only = [Move("widen", times={"width": (4,)}, most=20)]
     uses = drawn(net, only, 0, 9)
     assert [(use.at, use.arguments["width"]) for use in uses] == [("stage1.conv", 16)]
+
+
+def test_no_layer_gets_wider_than_that_through_a_part_of_it() -> None:
+    net = network("nash_digits")
+    pooled = {"factor": 4, "source": "stage1.relu"}, {"factor": 2, "source": "stage1.pool"}
+    joined = [Application("skip.concat_pooled", "stage3.conv", given) for given in pooled]
+    joined.append(Application("skip.convex", "stage3.relu", {"source": "stage3.concat1"}))
+    wide = rewrite(net, joined).network  # stage3.conv is as wide as three tensors together
+    loose = rewrite(wide, [Application("widen", "stage1.conv", {"width": 24})]).network
+    assert loose.graph.node("stage3.conv").attrs["out"] == 8 + 24 + 24
+    for seed in range(10):
+        uses = drawn(wide, [Move("widen", times={"width": (2, 4)}, most=32)], seed, 9)
+        assert uses
+        after = rewrite(wide, uses).network.graph
+        assert max(n.attrs["out"] for n in after if n.op == "conv") <= 32  # type: ignore[type-var]
 
 
 def test_levels_go_up_one_by_one() -> None:
