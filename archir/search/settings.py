@@ -188,7 +188,7 @@ def read_again(
     said = _over(found, changes)
     where = "" if path is None else f"{path}: "
     names = [n for n in ("strategy", "evaluator") if n in said and said[n] != record.get(n, "none")]
-    differing = [f"{n} was {_text(record.get(n, 'none'))}, is {said[n]!r:.80}" for n in names]
+    differing = [f"{n} was {_text(record.get(n, 'none'))}, is {_text(said[n])[:80]}" for n in names]
     # the tables of another strategy would be unknown ones
     given = held if differing else _set(_over(record, said), sets, where)
     if differing := differing or _changed(held, given):

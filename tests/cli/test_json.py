@@ -38,6 +38,10 @@ GOOD: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "A303"),
     "train": ("train", "net.arch", "--epochs", "1", "-o", "trained.arch"),
     "eval": ("eval", "net.arch"),
+    "search": (
+        *("search", "bare.arch", "--evaluator", "params", "--run", "found"),
+        *("--set", "n_steps=1", "--set", "n_neigh=2", "--set", "epoch_final=1"),
+    ),
     "report": ("report", "run", "-o", "report.html"),
     "export": ("export", "net.arch", "-o", "net.onnx"),
     "bench": ("bench", "net.arch", "--repeats", "6", "--threads", "1"),
@@ -66,6 +70,7 @@ BAD: dict[str, tuple[tuple[str, ...], int]] = {
     "explain": (("explain", "net.arch", "--rule", "widen", "--at", "fc2"), 1),
     "train": (("train", "net.arch", "--epochs", "0", "-o", "x.arch"), 2),
     "eval": (("eval", "bare.arch"), 2),
+    "search": (("search", "bare.arch", "--seed", "-1", "--run", "found"), 2),
     "report": (("report", ".", "-o", "report.html"), 2),
     "export": (("export", "net.arch", "--opset", "99", "-o", "x.onnx"), 3),
     "bench": (("bench", "net.pt"), 2),
