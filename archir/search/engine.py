@@ -109,6 +109,8 @@ class Search:
         self.stages: dict[str, Mapping[str, Any]] = {}
         """What each stage is evaluated by."""
         self._keys: dict[str, int] = {}
+        self._latencies: dict[str, Mapping[str, Any]] = {}
+        """By the hash of the graph: each is measured once, so that a member stays within limits."""
         self._held: dict[int, Network] = {}
         self._begun, self._before = time.perf_counter(), elapsed_before(folder)
 
@@ -260,6 +262,8 @@ class Search:
 
     def _add(self, member: Member) -> None:
         self.members.append(member)
+        if member.latency is not None:
+            self._latencies.setdefault(member.graph, member.latency)
         if member.key and member.same_as is None:
             self._keys.setdefault(member.key, member.number)
 
@@ -296,7 +300,7 @@ class Search:
         over = self.limits.over(size)
         if over is None and self._measures:
             try:
-                latency, over = self._latency(network, folder)
+                latency, over = self._latency(network, folder, graph)
                 slot.member = replace(slot.member, latency=latency)
             except ArchirError as reason:  # it cannot be exported, say
                 if environmental(reason):
@@ -333,10 +337,15 @@ class Search:
     def _measures(self) -> bool:
         return self.limits.latency is not None or self.cost == "latency"
 
-    def _latency(self, network: Network, folder: Path) -> tuple[Mapping[str, Any], str | None]:
+    def _latency(
+        self, network: Network, folder: Path, graph: str
+    ) -> tuple[Mapping[str, Any], str | None]:
         """A candidate's latency, and why it is refused for it."""
-        found = measure_latency(network, folder, threads=self._threads, limit=self.limits.latency)
         limit = self.limits.latency
+        found = self._latencies.get(graph)
+        if found is None:
+            found = measure_latency(network, folder, threads=self._threads, limit=limit)
+            self._latencies[graph] = found
         return found, None if limit is None else too_slow(found, limit)
 
     def _settle(self, waiting: list[_Slot]) -> None:

@@ -8,7 +8,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import pytest
 import archir
 from archir.api import Network
 from archir.diag import ArchirError, error
+from archir.search import engine
 from archir.search.engine import Progress, Search
 from archir.search.executors import Pool
 from archir.search.journal import read_journal
-from archir.search.limits import Limits
+from archir.search.limits import Limits, measure_latency
 from archir.search.parts import Outcome, Proposal
 from archir.search.run import Result, run_search
 from archir.search.work import DataRef
@@ -174,15 +175,34 @@ def test_latency(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(place / "gate") == {1: "A505: the outputs differ by 0.1 of their largest"}
 
 
-def test_a_latency_is_measured_once(place: Path) -> None:
+def test_a_latency_is_measured_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed search reads it in the journal: what was refused stays so, bytes stay equal."""
+
+    class Twice(Ordeal):
+        """Two networks, two seeds of each."""
+
+        def _wider(self, start: Network, number: int) -> Proposal:
+            return replace(super()._wider(start, number % 2), seed=number)
+
+    measured = []
+
+    def counted(network: Network, *words: Any, **named: Any) -> dict[str, Any]:
+        measured.append(network.cost().params)
+        return measure_latency(network, *words, **named)
+
+    monkeypatch.setattr(engine, "measure_latency", counted)
     limits = Limits(latency=60)
+    search(place, "twice", Twice(("well",) * 4), limits=limits)
+    assert len(measured) == len(set(measured)) == 2
+    assert len({str(m.latency) for m in members_of(place / "twice")}) == 2
     search(place, "run", Ordeal(("well",) * 2), limits=limits)
     before = files_of(place / "run")
     lines = (place / "run" / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (place / "run" / "journal.jsonl").write_bytes(b"".join(lines[:-1]))
     (place / "run" / "result.json").unlink()
+    before_all = len(measured)
     search(place, "run", Ordeal(("well",) * 2), limits=limits, existing="resume")
+    assert len(measured) == before_all
     assert files_of(place / "run") == before
 
 
