@@ -37,7 +37,7 @@ block relu_conv_bn(width, kernel = 3, stride = 1) {{
     output input |> op.0: relu |> op.1: conv(width, kernel, stride, bias = false)
                  |> op.2: batch_norm
 }}
-
+{pooling}
 block cell(width) {{
 {cell}
 }}
@@ -50,9 +50,9 @@ block reduction(width) {{
 
 arch nasbench201(classes = {classes}) {{
     input image: f32[N, {shape}]
-    stem  = image |> `0`: conv({c1}, 3, bias = false) |> `1`: batch_norm
-    cells = stem  |> {n} * cell({c1}) |> reduction({c2}) |> {n} * cell({c2}) |> reduction({c4})
-                  |> {n} * cell({c4})
+    stem = image |> `0`: conv({c1}, 3, bias = false) |> `1`: batch_norm
+    cells = stem |> {n} * cell({c1}) |> reduction({c2}) |> {n} * cell({c2}) |> reduction({c4})
+                 |> {n} * cell({c4})
     output logits = cells |> lastact.0: batch_norm |> lastact.1: relu |> pool: global_avg_pool
                           |> classifier: linear(classes)
 }}
@@ -70,6 +70,13 @@ def encoding(channels: int = CHANNELS, cells: int = CELLS) -> Encoding:
 
     settings = {"channels": channels, "cells": cells}
     return Encoding("nasbench201", lowest, highest, made, tuple, settings)
+
+
+_POOLING = """
+block pool {
+    output input |> op: avg_pool(3, 1, 1, count_include_pad = false)
+}
+"""
 
 
 def program(
@@ -98,8 +105,9 @@ def program(
             f"a cell of NAS-Bench-201 has {len(EDGES)} operations, not {list(ops)}",
             hint=f"the operations are {', '.join(OPERATIONS)}",
         )
-    return _TEXT.format(
+    text = _TEXT.format(
         notation=notation(ops),
+        pooling=_POOLING if "avg_pool_3x3" in ops else "",
         cell="\n".join(f"    {line}" for line in _cell(ops)),
         classes=classes,
         shape=", ".join(map(str, shape)),
@@ -108,6 +116,7 @@ def program(
         c2=2 * channels,
         c4=4 * channels,
     )
+    return format_text(Source("cell.arch", text))
 
 
 def notation(ops: Sequence[str]) -> str:
@@ -119,7 +128,7 @@ def notation(ops: Sequence[str]) -> str:
 
 
 def _cell(ops: Sequence[str]) -> list[str]:
-    """The statements of the cell's block. A node that nobody reads and that has no layer goes."""
+    """The statements of the cell's block; a node that nobody reads stays if it has a layer."""
     live = [(k, op, *EDGES[k]) for k, op in enumerate(ops) if op != "none"]
     lines = []
     for node, name in enumerate((*_NODES[1:], "")):
@@ -128,7 +137,7 @@ def _cell(ops: Sequence[str]) -> list[str]:
         read = any(source == node + 1 for _, _, source, _ in live)
         if not name:
             lines.append(f"output {value}")
-        elif read or "conv" in value:
+        elif read or "layers" in value:
             lines.append(f"{name} = {value}")
     return lines
 
@@ -139,5 +148,5 @@ def _edge(k: int, op: str, source: int) -> str:
         "skip_connect": x,
         "nor_conv_1x1": f"layers.{k}: relu_conv_bn({x}, width, 1)",
         "nor_conv_3x3": f"layers.{k}: relu_conv_bn({x}, width)",
-        "avg_pool_3x3": f"layers.{k}: avg_pool({x}, 3, 1, 1, count_include_pad = false)",
+        "avg_pool_3x3": f"layers.{k}: pool({x})",
     }[op]
