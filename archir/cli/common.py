@@ -7,9 +7,11 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,6 +96,18 @@ def guarded(
         return _document(name, report.status, {**problems, **report.data})
     _say(render(report.problems))
     return _print(report.text, report.status) if report.text else report.status
+
+
+@contextmanager
+def told_how_to_go_on(kept: Callable[[], str]) -> Iterator[None]:
+    """Where Ctrl-C or a request to end (SIGTERM) ends a run, say what is kept of it, if any."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        asked = isinstance(end, KeyboardInterrupt) or end.code == 128 + signal.SIGTERM
+        if asked and (text := kept()):
+            _say(f"{text}\n")
+        raise
 
 
 def interrupted() -> int:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archir.cli import options
-from archir.cli.common import Report, parse_settings
+from archir.cli.common import Report, parse_settings, told_how_to_go_on
 from archir.cli.common import command as make
 from archir.diag import error
 
@@ -69,22 +66,14 @@ def search(run: str | None, **words: Any) -> Report:
     everything goes to the folder of --run, the best and the Pareto front at the end. --resume goes
     on where a search was cut off, and needs no other word. docs/search.md tells the rest.
     """
-    with _told_how_to_go_on(run):
-        return _searched(run=run, **words)
-
-
-@contextmanager
-def _told_how_to_go_on(run: str | None) -> Iterator[None]:
-    """Where Ctrl-C or a request to end (SIGTERM) ends a search, say how it is gone on with."""
     from archir.search.run import SEARCH
 
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        asked = isinstance(end, KeyboardInterrupt) or end.code == 128 + signal.SIGTERM
-        if asked and run and (Path(run) / SEARCH).is_file() and sys.stderr is not None:
-            print(f"archir search --resume --run {run} goes on", file=sys.stderr)
-        raise
+    def kept() -> str:
+        there = run is not None and (Path(run) / SEARCH).is_file()
+        return f"archir search --resume --run {run} goes on" if there else ""
+
+    with told_how_to_go_on(kept):
+        return _searched(run=run, **words)
 
 
 def _searched(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archir.cli import options
-from archir.cli.common import Report
+from archir.cli.common import Report, told_how_to_go_on
 from archir.cli.common import command as make
 from archir.diag import error
 from archir.train.logs import kept_in
@@ -145,19 +144,6 @@ def _rate(text: str) -> tuple[str, float]:
         raise error("A609", f"--rate {text}: expected GLOB=FACTOR") from None
 
 
-@contextmanager
-def _told_how_to_go_on(run: str | None) -> Iterator[None]:
-    """Where Ctrl-C or a request to end (SIGTERM) ends a run that can be resumed, say so."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        asked = isinstance(end, KeyboardInterrupt) or end.code == 128 + signal.SIGTERM
-        kept = kept_in(None if run is None else Path(run))
-        if asked and kept and sys.stderr is not None:
-            print(kept, file=sys.stderr)
-        raise
-
-
 def train(run: str | None, **words: Any) -> Report:
     """Train a network to classify images.
 
@@ -169,14 +155,15 @@ def train(run: str | None, **words: Any) -> Report:
     """
     import archir.train.device  # noqa: F401 - before all else: it says so where torch is missing
 
+    folder = None if run is None else Path(run)
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        with _told_how_to_go_on(run):
+        with told_how_to_go_on(lambda: kept_in(folder)):
             return _trained(run=run, **words)
     from archir.train.distributed import joined
 
     with joined() as voice, voice.one_speaks():
         if voice.first:
-            with _told_how_to_go_on(run):
+            with told_how_to_go_on(lambda: kept_in(folder)):
                 return _trained(run=run, **words)
         _trained(run=run, **words)
     sys.exit()  # the first process alone reports
