@@ -509,20 +509,6 @@ SMALL = Nsga2Config(
 
 CPU20 = Nsga2Config(
     encoding="nsga_macro",
-    channels=8,
-    population=16,
-    offspring=16,
-    generations=8,
-    epoch_candidates=2,
-    epoch_final=10,
-    batch_final=128,
-    cutout=0,
-)
-"""Under twenty CPU minutes with CIFAR-10 [own]; of the two spaces the macro one, since a CPU takes
-more than twice as long over the separable convolutions of the other."""
-
-CPU20 = Nsga2Config(
-    encoding="nsga_macro",
     channels=16,
     population=20,
     offspring=10,
@@ -546,7 +532,6 @@ PRESETS = {
     "readme_macro": Nsga2Config(
         encoding="nsga_macro", channels=32, generations=30, epoch_final=350, batch_final=128
     ),
-    "cpu20": CPU20,
 }
 
 RWE = Kind(
