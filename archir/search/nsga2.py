@@ -507,26 +507,9 @@ SMALL = Nsga2Config(
 )
 """Under two minutes on two cores with digits [own]."""
 
-CPU20 = Nsga2Config(
-    encoding="nsga_macro",
-    channels=16,
-    population=20,
-    offspring=10,
-    generations=5,
-    final_candidates=2,
-    epoch_candidates=1,
-    epoch_final=9,
-    lr=0.05,
-    batch_final=128,
-    cutout=0,
-)
-"""About twenty minutes of one core with CIFAR-10 [own]. The macro space, since depthwise
-convolutions take a CPU several times as long as their MACs say."""
-
 PRESETS = {
     "small": SMALL,
     "small_rules": replace(SMALL, encoding="rules"),
-    "cpu20": CPU20,
     "paper": Nsga2Config(),
     "readme_micro": Nsga2Config(offspring=20, generations=30),
     "readme_macro": Nsga2Config(
