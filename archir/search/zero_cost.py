@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,13 +28,13 @@ _RECTIFIERS = (
 
 def synflow(module: nn.Module, place: Place) -> float:
     """See :class:`archir.search.proxies.SynFlow`; the module is spoilt for anything else."""
-    module.double().eval()
+    weights = _dense(module.double().eval(), place)
     with torch.no_grad():
         for tensor in module.parameters():
             tensor.abs_()
     ones = torch.ones(1, *place.dataset.shape, dtype=torch.float64, device=place.device)
     module(ones).sum().backward()
-    flow = sum((weight * grad).abs().sum().item() for weight, grad in _graded(module, place))
+    flow = sum((weight * grad).abs().sum().item() for weight, grad in _graded(weights))
     return math.log(max(_finite(flow), LEAST))
 
 
@@ -70,14 +70,16 @@ class _Counting(fx.Interpreter):
 
 def grad_norm(module: nn.Module, place: Place, images: Images) -> float:
     """See :class:`archir.search.proxies.GradNorm`."""
+    weights = _dense(module, place)
     _backward(module, images)
-    return _finite(sum(grad.norm().item() for _, grad in _graded(module, place)))
+    return _finite(sum(grad.norm().item() for _, grad in _graded(weights)))
 
 
 def snip(module: nn.Module, place: Place, images: Images) -> float:
     """See :class:`archir.search.proxies.Snip`."""
+    weights = _dense(module, place)
     _backward(module, images)
-    return _finite(sum((w * grad).abs().sum().item() for w, grad in _graded(module, place)))
+    return _finite(sum((w * grad).abs().sum().item() for w, grad in _graded(weights)))
 
 
 def jacov(module: nn.Module, place: Place, images: Images) -> float:
@@ -108,8 +110,8 @@ def _backward(module: nn.Module, images: Images) -> None:
     loss.backward()
 
 
-def _graded(module: nn.Module, place: Place) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The weights of convolutions and linear layers with their gradients.
+def _dense(module: nn.Module, place: Place) -> list[nn.Parameter]:
+    """The weights of convolutions and linear layers.
 
     Raises:
         ArchirError: A735, there are none.
@@ -118,9 +120,14 @@ def _graded(module: nn.Module, place: Place) -> Iterator[tuple[torch.Tensor, tor
     paths = dict.fromkeys(n.params["weight"] for n in place.graph if n.op in DENSE)
     if not paths:
         raise error("A735", f"{place.graph.name} has no convolution or linear layer to look at")
-    for path in paths:
-        weight = held[path]
-        yield weight.detach(), torch.zeros_like(weight) if weight.grad is None else weight.grad
+    return [held[path] for path in paths]
+
+
+def _graded(weights: Sequence[nn.Parameter]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights with their gradients, 0 for what no output depends on."""
+    for weight in weights:
+        held = weight.detach()
+        yield held, torch.zeros_like(held) if weight.grad is None else weight.grad
 
 
 def _finite(value: float) -> float:
