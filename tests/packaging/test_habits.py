@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 from importlib import metadata
 
 import pytest
@@ -23,6 +24,11 @@ def test_every_package_is_listed() -> None:
     assert set(SETUPTOOLS["packages"]) == found
 
 
+def owner(package: str, folder: str, file: Path) -> str:
+    """The package in whose folder a file lies."""
+    return ".".join([package, *file.parent.relative_to(ROOT / folder).parts])
+
+
 def test_every_file_beside_the_code_is_installed() -> None:
     patterns = SETUPTOOLS["package-data"]
     left_out = [
@@ -31,7 +37,9 @@ def test_every_file_beside_the_code_is_installed() -> None:
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
         and path.suffix not in (".py", ".pyc")
-        and not any(path.match(pattern) for pattern in patterns.get(package, []))
+        and not any(
+            path.match(pattern) for pattern in patterns.get(owner(package, folder, path), [])
+        )
     ]
     assert left_out == []
 
