@@ -7,8 +7,8 @@ import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
