@@ -10,8 +10,8 @@ the same images, or in one cycle on training and validation images throughout
 (`nash_control.py`). All four start from the same initial weights. `archir verify` then checks the
 best network of each run, and each member of its front.
 
-*few*: NASH and the baseline on 5,000 training images of CIFAR-10 (500 of them for validation),
-where networks are not all nearly perfect; the test set is the whole one.
+*few*: NASH and the baseline on 200 of the digits' training images, in batches of 16, where networks
+are not all nearly perfect; the validation and test images are all of them.
 
 *cifar10*: NASH, random-weight evaluation and the baseline of NASH on all of CIFAR-10, within 20
 CPU minutes each.
@@ -34,9 +34,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 CONTROLS = {"cycles": "CYCLES", "one_cycle": "ONE_CYCLE"}
 FIXED = ("--device", "cpu", "--threads", "1")
-FEW = 5000
+FEW = 200
 DIFFERENCE = ("mean difference, points", "seeds NASH is above : below", "p")
 PARTS = ("digits", "few", "cifar10")
 Record = dict[str, Any]
@@ -78,34 +79,38 @@ def plan(part: str, runs: Path, seeds: int) -> list[Run]:
         said = ("--strategy", chosen, "--seed", str(seed), "--workers", str(workers))
         return Run(part, strategy, seed, (*words, *said, *FIXED))
 
-    def cifar10(strategy: str, seed: int, workers: int, data: str) -> Run:
-        words = ["--preset", "cpu20", "--data", str((runs / data).resolve())]
-        if strategy != "rwe":
-            start = f"benchmarks/nash_cifar10.arch --init {seed} --max-macs 6000000"
-            words = [*start.split(), *words]
-        return one(strategy, seed, workers, *words)
-
-    if part == "digits":
-        start = "examples/nash_digits.arch --preset small --data digits --init"
-        strategies = {"nash": 2, "random": 1, "cycles": 1, "one_cycle": 1}
+    if part == "cifar10":
+        data = f"--preset cpu20 --data {(runs / 'cifar10.npz').resolve()}".split()
+        start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs", "6000000"]
         return [
-            one(strategy, seed, workers, *start.split(), str(seed))
-            for seed in range(seeds)
-            for strategy, workers in strategies.items()
+            one("nash", 0, 2, *start, *data),
+            one("rwe", 0, 2, *data),
+            one("random", 0, 2, *start, *data),
         ]
+    data, strategies = "digits", {"nash": 2, "random": 1, "cycles": 1, "one_cycle": 1}
     if part == "few":
-        pairs = [(s, n) for n in range(seeds) for s in ("nash", "random")]
-        return [cifar10(strategy, seed, 1, f"cifar10_{FEW}.npz") for strategy, seed in pairs]
-    return [cifar10(strategy, 0, 2, "cifar10.npz") for strategy in ("nash", "rwe", "random")]
+        data, strategies = f"{few(runs)} --set batch_size=16", {"nash": 1, "random": 1}
+    start = f"examples/nash_digits.arch --preset small --data {data} --init"
+    return [
+        one(strategy, seed, workers, *start.split(), str(seed))
+        for seed in range(seeds)
+        for strategy, workers in strategies.items()
+    ]
 
 
-def make_few(runs: Path) -> None:
-    """The first training images of CIFAR-10, and all test images."""
-    target = runs / f"cifar10_{FEW}.npz"
+def few(runs: Path) -> Path:
+    """The digits with so few training images, as a file; made if missing."""
+    target = (runs / f"digits_{FEW}.npz").resolve()
     if not target.exists():
-        with np.load(runs / "cifar10.npz") as whole:
-            held = {n: whole[n][: FEW if n.endswith("_train") else None] for n in whole.files}
-        np.savez(target, **held)
+        from archir.train.data import load_data
+
+        held, arrays = load_data("digits"), {}
+        for name in ("train", "validation", "test"):
+            split = getattr(held, name)
+            most = FEW if name == "train" else None
+            arrays |= {f"x_{name}": split.x[:most], f"y_{name}": split.y[:most]}
+        np.savez(target, **arrays)
+    return target
 
 
 def carry_out(run: Run, runs: Path) -> None:
@@ -149,7 +154,7 @@ def record(run: Run, runs: Path) -> Record:
         "seed": run.seed,
         "command": " ".join(["archir search", *run.words]).replace(f"{runs.resolve()}/", ""),
         **{k: result[k] for k in ("best", "params", "macs", "test", "onnx")},
-        "members": [m["status"] for m in members.values()],
+        "members": dict(Counter(m["status"] for m in members.values())),
         "epochs": epochs_behind(result["best"], members, stages),
         "validation": last_accuracy(result["best"], members),
         "cpu_seconds": round(sum(line.get("cpu_seconds", 0.0) for line in timings), 1),
@@ -226,10 +231,18 @@ def share(correct: int, count: int) -> str:
     return f"{correct / count:.2%} ({low:.2%} to {high:.2%})".replace("%", " %")
 
 
+def right(correct: int, count: int, **_: float) -> str:
+    """How many images, with the exact interval of their share."""
+    low, high = stats.binomtest(correct, count).proportion_ci(method="exact")
+    return f"{correct} ({100 * low:.1f} to {100 * high:.1f} %)"
+
+
 def mean_difference(pairs: Sequence[tuple[float, float]]) -> str:
     """The mean of paired differences in points, its interval, and the sign test."""
     found = np.array([100 * (a - b) for a, b in pairs])
     mean, n = float(found.mean()), len(found)
+    if n < 2:
+        return f"{mean:+.2f} (one seed) | |"
     half = float(stats.t.ppf(0.975, n - 1) * found.std(ddof=1) / np.sqrt(n))
     more, less = int((found > 0).sum()), int((found < 0).sum())
     p = stats.binomtest(more, more + less).pvalue if more + less else 1.0
@@ -251,7 +264,7 @@ def digits_tables(records: Sequence[Record]) -> list[str]:
     )
     for seed in seeds:
         rows = {name: by[name, seed] for name in names}
-        told = [str(r["test"]["best"]["correct"]) for r in rows.values()]
+        told = [right(**r["test"]["best"]) for r in rows.values()]
         a, b = set(rows["nash"]["wrong"]), set(rows["cycles"]["wrong"])
         gained, lost = len(b - a), len(a - b)
         p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
@@ -289,7 +302,7 @@ def few_tables(records: Sequence[Record]) -> list[str]:
     for seed in seeds:
         nash, other = by["nash", seed], by["random", seed]
         cells = [str(seed)]
-        cells += [f"{r['test']['best']['accuracy']:.2%}".replace("%", " %") for r in (nash, other)]
+        cells += [right(**r["test"]["best"]) for r in (nash, other)]
         cells += [f"{r['validation']:.1%}".replace("%", " %") for r in (nash, other)]
         cells += [f"{nash[w]:,} / {other[w]:,}" for w in ("params", "macs")]
         lines.append(f"| {' | '.join(cells)} |")
@@ -315,7 +328,7 @@ def cifar10_tables(records: Sequence[Record]) -> list[str]:
         together = test.get("ensemble")
         cells = [
             titles[r["strategy"]],
-            str(r["members"].count("scored")),
+            str(r["members"]["scored"]),
             f"{r['cpu_seconds'] / 60:.1f}",
             f"{r['params']:,}",
             f"{r['macs']:,}",
@@ -409,13 +422,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         planned = [
             run for part in chosen.parts.split(",") for run in plan(part, runs, chosen.seeds)
         ]
-        if "few" in chosen.parts.split(","):
-            make_few(runs)
         for run in () if chosen.no_search else planned:
             carry_out(run, runs)
         records = [record(run, runs) for run in planned if done(runs / run.name)]
         names = ("torch", "numpy", "onnxruntime", "pymoo")
-        versions = {name: version(name) for name in names}
+        versions = {name: import_module(name).__version__ for name in names}
         found = {"machine": machine(), "versions": versions, "runs": records}
     print("\n\n".join(tables(found["runs"])))
     if chosen.json is not None:
