@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from archir.proof.certificate import Certificate, Step, read_certificate
 from archir.saving import certificate_path
 from archir.search.engine import MEMBERS, elapsed_before
 from archir.search.journal import JOURNAL, Journal, read_journal
-from archir.search.parts import Member
+from archir.search.parts import Member, front
 from archir.search.report.commands import Told, commands_of, verifying
 from archir.search.report.words import made_by
 from archir.search.run import read_search
@@ -24,6 +24,10 @@ Compare = Callable[[Path, Path], Sequence[str]]
 
 DIGITS = 6
 """Significant digits of scores and curves in the page; the journal has all."""
+
+LAYERS = 200
+"""In a run of more networks than this only the best, the front and their first parents' lines are
+compared with their parents layer by layer; the others line by line, which is much quicker."""
 
 SHORT = 120
 """Characters of how a member came about that are shown where one points at it."""
@@ -98,7 +102,7 @@ def gather(folder: Path, compare: Compare | None = None) -> Gathered:
         _generations(journal.events),
         _unfinished(journal),
         elapsed_before(folder),
-        _Data(folder, journal, compare).all(),
+        _Data(folder, journal, compare, _looked_at(journal, groups, best)).all(),
     )
 
 
@@ -157,6 +161,24 @@ def _judged(best: Member | None, journal: Journal) -> Member | None:
     return (parents or alike or [best])[-1]
 
 
+def _looked_at(
+    journal: Journal, groups: Sequence[Sequence[str]], best: Member | None
+) -> Container[int]:
+    """The members that are compared with their parents layer by layer."""
+    members = journal.members
+    if len(members) <= LAYERS:
+        return range(len(members))
+    found: set[int] = set()
+    ahead = [m for stages in groups for m in front([m for m in members if m.stage in stages])]
+    left = [m.number for m in (best, *ahead) if m is not None]
+    while left:
+        number = left.pop()
+        if number not in found:
+            found.add(number)
+            left += members[number].parents[:1]
+    return found
+
+
 def _unfinished(journal: Journal) -> str:
     if journal.end is not None:
         return ""
@@ -188,8 +210,11 @@ def _data_seed(folder: Path) -> int:
 class _Data:
     """What the page's script reads, each text once."""
 
-    def __init__(self, folder: Path, journal: Journal, compare: Compare | None) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal, compare: Compare | None, looked_at: Container[int]
+    ) -> None:
         self.folder, self.journal, self.compare = folder, journal, compare
+        self.looked_at = looked_at
         self.run = Told(folder, journal.facts, _data_seed(folder))
         self.lines = Pool()
         self.steps: dict[str, int] = {}
@@ -272,7 +297,7 @@ class _Data:
             return None
         codes = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
         layers: Sequence[str] = ()
-        if self.compare is not None and before != after:
+        if self.compare is not None and before != after and member.number in self.looked_at:
             layers = self.compare(self._path(known), self._path(member.number))
         return {
             "parent": parent,
