@@ -81,7 +81,7 @@ def plan(part: str, runs: Path, seeds: int) -> list[Run]:
 
     if part == "cifar10":
         data = f"--preset cpu20 --data {(runs / 'cifar10.npz').resolve()}".split()
-        start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs", "6000000"]
+        start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs", "8000000"]
         return [
             one("nash", 0, 2, *start, *data),
             one("rwe", 0, 2, *data),
