@@ -30,7 +30,6 @@ from pymoo.indicators.hv import HV
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
-from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.problems.static import StaticProblem
 
 Config.warnings["not_compiled"] = False  # it would be printed on stdout
@@ -119,20 +118,17 @@ def genetic(
         per_gene: The chance of each integer of these; 0: one in their number.
         eta: Of the polynomial: the larger, the nearer to what it was.
     """
-    problem = Problem(
-        n_var=len(lowest),
-        n_obj=2,
-        n_ieq_constr=1,
-        xl=np.asarray(lowest),
-        xu=np.asarray(highest),
-        vtype=int,
-    )
+    low, high = np.asarray(lowest), np.asarray(highest)
+    # half a step beyond the bounds, as NSGA-Net's pymoo did: rounding would rarely reach the ends,
+    # and 0 would hardly ever become 1
+    reach = 0.5 - 1e-9
+    problem = Problem(n_var=len(low), n_obj=2, n_ieq_constr=1, xl=low - reach, xu=high + reach)
     return _evolution(
         problem,
         generator,
         population,
         offspring,
-        sampling=IntegerRandomSampling(),
+        sampling=generator.integers(low, high + 1, (population, len(low))),
         crossover=TwoPointCrossover(prob=crossover),
         mutation=PM(
             prob=mutation,

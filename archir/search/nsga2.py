@@ -6,9 +6,9 @@ The search is NSGA-Net's (Lu et al. 2019, arXiv 1810.03522), the evaluation that
 Importing this module needs neither torch nor pymoo; searching needs both.
 
 Figures are tagged by where they come from: [C] the code of NSGA-Net (its defaults, or the commands
-of its README); [P] defaults of pymoo 0.6.2, where NSGA-Net took those of its pymoo (0.3.0), which
-were not looked up; [own] our choice. RWE's own population, generations, operators and final
-training were not found anywhere; these are NSGA-Net's in their place.
+of its README); [P] what NSGA-Net left to pymoo 0.3.0, as copies of its operators in public
+repositories have it (that release itself was not at hand); [own] our choice. RWE's own population,
+generations, operators and final training were not found anywhere; these are NSGA-Net's instead.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Nsga2Config:
     generations: int = 50
     """The first, random one among them [C]; the README's commands have 30."""
 
-    crossover: float = 0.9
+    crossover: float = 1.0
     """The share of matings that cross their parents at two points [P]; two points [C]."""
-    mutation: float = 0.9
+    mutation: float = 1.0
     """The share of children that mutate [P]."""
     mutation_gene: float = 0.0
     """The chance of each integer of these; 0: one in the number of integers [P]."""

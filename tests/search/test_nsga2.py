@@ -20,7 +20,6 @@ from pymoo.core.problem import Problem
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
-from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
 import archir
@@ -109,8 +108,8 @@ def test_the_front_of_a_toy_is_approached() -> None:
 def test_it_is_pymoos_own_search_with_an_equal_seed() -> None:
     class Toy(Problem):  # type: ignore[misc]
         def __init__(self) -> None:
-            low, high = np.asarray(LOWEST), np.asarray(HIGHEST)
-            super().__init__(n_var=30, n_obj=2, n_ieq_constr=1, xl=low, xu=high, vtype=int)
+            reach = 0.5 - 1e-9
+            super().__init__(n_var=30, n_obj=2, n_ieq_constr=1, xl=-reach, xu=4 + reach)
 
         def _evaluate(self, x: Any, out: Any, *args: Any, **kwargs: Any) -> None:
             out["F"] = np.array([distances(row) for row in x])
@@ -118,13 +117,14 @@ def test_it_is_pymoos_own_search_with_an_equal_seed() -> None:
 
     ours = toy(5)
     evolved(ours, 8, distances)
+    generator = np.random.default_rng(5)
     algorithm = NSGA2(
         pop_size=20,
-        sampling=IntegerRandomSampling(),
+        sampling=generator.integers(0, 5, (20, 30)),
         crossover=TwoPointCrossover(prob=0.9),
         mutation=PM(prob=0.9, eta=3.0, vtype=float, repair=RoundingRepair()),
     )
-    theirs = minimize(Toy(), algorithm, ("n_gen", 8), seed=5)
+    theirs = minimize(Toy(), algorithm, ("n_gen", 8), seed=generator)
     assert sorted(map(tuple, theirs.pop.get("X"))) == sorted(
         tuple(one.X) for one in ours.algorithm.pop
     )
