@@ -105,6 +105,7 @@ def page(run: Gathered, *, title: str, version: str) -> str:
         notes=[_note(pane, run, star) for pane, star in zip(found, stars, strict=True)],
         many=len(members) > MANY,
         stars=stars,
+        kinds={name: str(record.get("kind")) for name, record in run.journal.stages.items()},
         final=None if run.best is None else run.best.number,
         start=None if run.start is None else run.start.number,
         special={run.start.number, *stars} if run.start else set(stars),
@@ -151,7 +152,8 @@ def _lead(run: Gathered) -> str:
 def _findings(run: Gathered) -> Iterator[Finding]:
     """Start, best and ensemble, as far as there are such."""
     if run.start is not None and run.start is not run.best:
-        yield _finding(run.start, run.start, "start", "square", "start", "")
+        alike = any(run.chosen and {run.start.stage, run.chosen.stage} <= {*g} for g in run.groups)
+        yield _finding(run.start, run.start if alike else None, "start", "square", "start", "")
     if run.best is not None and run.chosen is not None:
         test = _percent(run.test.get("best"))
         name = "best so far" if run.unfinished else "best"
@@ -165,9 +167,10 @@ def _findings(run: Gathered) -> Iterator[Finding]:
 
 
 def _finding(
-    member: Member, judged: Member, kind: str, symbol: str, name: str, test: str
+    member: Member, judged: Member | None, kind: str, symbol: str, name: str, test: str
 ) -> Finding:
-    found = Cell(_score(judged)), Cell(test or DASH)
+    """A row; ``judged`` is whose score stands there, where one can be compared."""
+    found = Cell(DASH if judged is None else _score(judged)), Cell(test or DASH)
     cells = (*found, _size(member.params), _size(member.macs))
     return Finding(kind, symbol, name, member.number, cells)
 

@@ -38,7 +38,7 @@ const percent = (share, digits = 2) => `${(100 * share).toFixed(digits)}\u00a0%`
 const plain = (n) => (Number.isInteger(n) ? whole(n) : String(Number(n.toPrecision(4))));
 const signed = (text, n) => (n < 0 ? "\u2212" : "+") + text;
 const value = (v) => (Array.isArray(v) ? `[${v.map(value).join(", ")}]`
-  : v !== null && typeof v === "object" ? JSON.stringify(v) : String(v));
+  : v !== null && typeof v === "object" ? pairs(v) : String(v));
 const pairs = (o) => Object.entries(o || {}).map(([k, v]) => `${k}=${value(v)}`).join(" ");
 const ancestorsOf = (n) => walk(n, (m) => m.parents || []);
 
@@ -158,7 +158,7 @@ function origin(member) {
     shown.push(el("ol", { class: "uses" }, uses.map((use) => el("li", {}, el("code", {},
       el("strong", {}, String(use.rule)), el("span", { class: "site" }, `@${use.at}`), " ", pairs(use.arguments))))));
   }
-  const words = { start: "The start network, as it was given.", parent: "The parent, trained on: it competes with its children." };
+  const words = { start: "The start network, as it was given.", parent: "Its parent, trained." };
   if (words[kind]) shown.push(el("p", {}, words[kind]));
   for (const [name, found] of Object.entries(rest)) {
     if (found === null || name === "seed") continue;
@@ -328,7 +328,10 @@ function select(n) {
   if (row) { row.classList.add("on"); row.setAttribute("aria-selected", "true"); }
 }
 
+/** Marks the lines of a family tree: first parents, other ancestors, descendants. */
 function lineage(n) {
+  const first = new Set([n]);
+  for (let p = n; (p = (MEMBERS[p].parents || [])[0]) !== undefined && MEMBERS[p] && !first.has(p);) first.add(p);
   const up = ancestorsOf(n).add(n);
   const down = walk(n, (m) => CHILDREN[m.n]).add(n);
   const [ups, downs] = [[], []];
@@ -336,8 +339,9 @@ function lineage(n) {
     const [a, b] = path.dataset.e.split("-").map(Number);
     const isUp = up.has(a) && up.has(b);
     const isDown = !isUp && down.has(a) && down.has(b);
-    path.setAttribute("class", isUp ? "up" : isDown ? "down" : "");
-    if (isUp) ups.push(path);
+    const isLine = first.has(b) && (MEMBERS[b].parents || [])[0] === a;
+    path.setAttribute("class", isLine ? "up line" : isUp ? "up" : isDown ? "down" : "");
+    if (isUp) ups[isLine ? "push" : "unshift"](path);
     if (isDown) downs.push(path);
   }
   for (const path of [...downs, ...ups]) path.parentNode.append(path);

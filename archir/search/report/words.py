@@ -5,7 +5,7 @@ from __future__ import annotations
 from archir.applying import use_text
 from archir.search.parts import Member
 
-KINDS = {"start": "the start network", "parent": "its parent, trained on"}
+KINDS = {"start": "the start network", "parent": "its parent, trained"}
 
 
 def made_by(member: Member) -> str:
