@@ -111,6 +111,12 @@ def test_tables(title: str, update_golden: bool) -> None:
         assert found[2] == rows
 
 
+@pytest.mark.parametrize("name", ["nash", "rwe"])
+def test_every_preset_is_named(name: str) -> None:
+    (line,) = re.findall(rf"### `{name}`.*?\n(Presets: .*?)\n\n", PAGE.read_text(), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", line)) == set(find_kind(name).presets)
+
+
 def blocks() -> list[str]:
     """The indented blocks of the page."""
     found = re.findall(r"(?:(?<=\n)    [^\n]*\n(?:\n+(?=    ))?)+", PAGE.read_text())
