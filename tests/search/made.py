@@ -80,7 +80,7 @@ def write_genomes(folder: Path, count: int, *, each: int = 40, seed: int = 0) ->
             seed=1,
             status=status,  # type: ignore[arg-type]
             reason="" if status == "scored" else f"A312: the result would have {macs:,} macs",
-            params=macs // 20,
+            params=macs // (15 + number % 9),
             macs=macs,
             graph=f"{number:064x}",
             scores={"score": score, "accuracy": score, "std": 0.01} if status == "scored" else {},

@@ -13,6 +13,7 @@ import pytest
 
 from archir.search.report import page
 from archir.search.report.gather import gather
+from archir.search.report.page import sha256_of, text_of
 
 from .made import write_genomes
 from .test_report import EVIL, member, write_run
@@ -129,6 +130,79 @@ def test_it_looks_like_something(browser: Browser, report: Path, size: tuple[int
     assert ink[: size[1] // 2].any()
     assert ink[:, : size[0] // 2].any()
     assert not ink[:, -6:].any()  # nothing runs over the right edge
+
+
+PROBE = """
+const seen = [];
+const note = (what) => seen.push(`${what}:${panel.dataset.m}`);
+const pause = () => new Promise((done) => setTimeout(done, 60));
+(async () => {
+  const svg = document.querySelector(".pareto svg.marks");
+  const box = svg.getBoundingClientRect();
+  const aimed = places(svg, box).find(([n]) => n === TARGET)[1];
+  const at = { clientX: box.left + aimed[0] + 1, clientY: box.top + aimed[1] + 1, bubbles: true };
+  svg.dispatchEvent(new PointerEvent("pointermove", at));
+  seen.push(`tip:${tip.hidden ? "" : tip.textContent.split("  ")[0]}`);
+  svg.dispatchEvent(new MouseEvent("click", at));
+  await pause();
+  note("click");
+  const key = (node, name) =>
+    node.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+  key(svg.closest(".plot"), "ArrowRight");
+  await pause();
+  note("right");
+  key(svg.closest(".plot"), "ArrowLeft");
+  await pause();
+  note("left");
+  const marked = (n) => document.querySelector(`.pareto [data-m="${n}"]`);
+  const before = getComputedStyle(marked(TARGET)).cx;
+  document.querySelector("[value=params]").click();
+  await pause();
+  await new Promise((done) => setTimeout(done, 600));
+  seen.push(`moved:${before !== getComputedStyle(marked(TARGET)).cx}`);
+  document.querySelector("[value=error]").click();
+  seen.push(`error:${getComputedStyle(document.querySelector(".pareto .turned")).display}`);
+  const filter = document.getElementById("filter");
+  filter.value = "failed";
+  filter.dispatchEvent(new Event("input"));
+  seen.push(`failed:${[...body.rows].filter((row) => !row.hidden).length}`);
+  filter.value = "";
+  filter.dispatchEvent(new Event("input"));
+  all("th button", table).find((b) => b.textContent.startsWith("accuracy")).click();
+  seen.push(`best:${body.rows[0].dataset.m}`);
+  key(body.rows[0].querySelector("a"), "ArrowDown");
+  await pause();
+  seen.push(`down:${body.rows[1].dataset.m === panel.dataset.m}`);
+  document.documentElement.dataset.probe = seen.join(" ");
+})();
+"""
+
+
+def test_pointer_keys_and_switches(browser: Browser, report: Path, tmp_path: Path) -> None:
+    """The page's own script, with one behind it that does what a reader does."""
+    text = report.read_text("utf-8")
+    run = gather(report.parent / "run")
+    members = run.journal.members
+    twins = {m.macs for m in members if m.same_as is not None}
+    target = next(m for m in members if m.status == "scored" and m.macs not in twins)
+    script = text_of("report.js")
+    probed = script + PROBE.replace("TARGET", str(target.number))
+    text = text.replace(script, probed).replace(sha256_of(script), sha256_of(probed))
+    page = tmp_path / "probed.html"
+    page.write_text(text, "utf-8")
+    dom = browser.dom(page)
+    assert "data-error" not in root(dom)
+    found = re.search(r'data-probe="([^"]*)"', root(dom))
+    assert found is not None, root(dom)
+    told = dict(word.split(":") for word in found[1].split())
+    number = str(target.number)
+    assert (told["tip"], told["click"], told["left"]) == (f"#{number}", number, number)
+    assert told["right"] != number
+    assert (told["moved"], told["down"]) == ("true", "true")
+    assert told["error"] != "none"
+    assert int(told["failed"]) == sum(m.status == "failed" for m in members)
+    assert run.best is not None
+    assert told["best"] == str(run.best.number)
 
 
 def test_hostile_words_stay_words(browser: Browser, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def page(run: Gathered, *, title: str, version: str) -> str:
     fronted = list(found[0].fronted.get(cost, ())) if found else []
     stars = [_star(pane, run) for pane in found]
     judging = {stage for stages in run.groups for stage in stages}
-    script = _text("report.js")
+    script = text_of("report.js")
     environment = Environment(
         loader=PackageLoader("archir.search.report", ""),
         autoescape=True,
@@ -89,8 +89,8 @@ def page(run: Gathered, *, title: str, version: str) -> str:
         version=version,
         folder=str(run.folder),
         script=Markup(script),
-        script_hash=_sha256(script),
-        style=Markup(_text("report.css")),
+        script_hash=Markup(sha256_of(script)),
+        style=Markup(text_of("report.css")),
         lead=_lead(run),
         unfinished=run.unfinished,
         resume=resuming(run.folder),
@@ -128,11 +128,12 @@ def page(run: Gathered, *, title: str, version: str) -> str:
     )
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """A file of the template."""
     return files("archir.search.report").joinpath(name).read_text("utf-8")
 
 
-def _sha256(script: str) -> str:
+def sha256_of(script: str) -> str:
     """A script as a policy of contents names it: nothing else runs on the page."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 

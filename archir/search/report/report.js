@@ -2,9 +2,9 @@
 /* Shows the member that the address names (#member-12). All that is shown was read from a run
    folder and may be anything, so it enters the page as text, never as markup. */
 
-window.addEventListener("error", (event) => {
-  document.documentElement.dataset.error = event.message;
-});
+const failed = (event) => { document.documentElement.dataset.error = event.message || event.reason; };
+window.addEventListener("error", failed);
+window.addEventListener("unhandledrejection", failed);
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const MEMBERS = DATA.members;
@@ -237,7 +237,7 @@ function changes(member) {
 /** The curves of an evaluation, each on an axis of its own. */
 function curves(member) {
   const history = member.history || {};
-  const steps = ["epoch", "step"].find((name) => history[name]);
+  const steps = ["epoch", "step", "initialisation"].find((name) => history[name]);
   const drawn = Object.entries(history).filter(([name, ys]) => name !== steps && ys.length > 1 && new Set(ys).size > 1);
   if (!drawn.length) return [];
   const spark = ([name, ys]) => {
