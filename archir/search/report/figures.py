@@ -119,6 +119,11 @@ class Point:
     """Whether its score is lower than the plot goes."""
 
     @property
+    def ahead(self) -> bool:
+        """Whether it is on a front: such marks are drawn above others."""
+        return bool(self.fronts)
+
+    @property
     def odd(self) -> bool:
         """Whether it stands on the edge of the plot, with a mark of its own."""
         return self.y is None or self.below

@@ -192,6 +192,9 @@ function copying(lines) {
 function commands(member) {
   const made = [];
   if (member.commands) made.push(el("h3", {}, "Make it again"), copying(member.commands));
+  if (member.commands && !member.steps) {
+    made.push(el("p", { class: "path" }, "It has no weights of its own: its evaluator draws them by the seed."));
+  }
   if (member.verify) made.push(el("h3", {}, "Check its certificate"), copying([member.verify]));
   return made;
 }
