@@ -55,7 +55,8 @@ def expected() -> set[str]:
         found.add(f"{folder}/__init__.py" if path.name == "__init__.py" else f"{folder}.py")
     for package, patterns in SETUPTOOLS["package-data"].items():
         for pattern in patterns:
-            for path in (ROOT / FOLDERS[package]).glob(pattern):
+            folder = FOLDERS.get(package, package.replace(".", "/"))
+            for path in (ROOT / folder).glob(pattern):
                 found.add(f"{package.replace('.', '/')}/{path.name}")
     return found
 
