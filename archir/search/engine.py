@@ -27,7 +27,7 @@ from archir.ir.graph import Graph
 from archir.ir.hash import graph_hash
 from archir.ops import installed_ops
 from archir.ops.cost import cost
-from archir.proof.certificate import weights_hash
+from archir.proof.certificate import state_of, weights_hash
 from archir.saving import certificate_path, weights_path
 from archir.search.executors import Executor, InProcess
 from archir.search.journal import TIMINGS, Ledger, entry_of, member_of
@@ -140,6 +140,10 @@ class Search:
             except ArchirError as reason:
                 why = reason.diagnostics[0].message
                 raise error("A703", f"member {number} cannot be read again: {why}") from None
+            steps = found.certificate.steps
+            if steps and steps[-1].after != state_of(found.text, found.graph, found.weights):
+                hint = f"`archir verify {path}` tells which of its files"
+                raise error("A703", f"member {number} was changed since it was scored", hint=hint)
             while len(self._held) >= 4:  # networks may be large; few are asked for again
                 del self._held[next(iter(self._held))]
             self._held[number] = found

@@ -160,6 +160,21 @@ def test_a_damaged_journal_is_refused(
         read_journal(run / "journal.jsonl")
 
 
+def test_a_member_that_was_changed_is_not_gone_on_with(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    file = run / "members" / "0000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "journal.jsonl").write_bytes(b"".join(lines[:4]))
+    with pytest.raises(ArchirError, match="A703: member 0 was changed"):
+        search(place, run, existing="resume")
+
+
 def test_two_processes_do_not_share_a_folder(place: Path, tmp_path: Path) -> None:
     found: list[ArchirError] = []
 
