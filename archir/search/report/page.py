@@ -287,11 +287,11 @@ def _note(pane: Pane, run: Gathered, star: int | None) -> str:
     drawn = sum(m.number in shown for m in lost)
     said = []
     if below:
-        said.append(f"{below:,} of lower scores stand on the lower edge, with arrows.")
+        said.append(f"Arrows on the lower edge: {below:,} with lower scores.")
     if drawn:
-        said.append(f"{drawn:,} refused or failed ones stand there with crosses, at their cost.")
+        said.append(f"Crosses there: {drawn:,} refused or failed, at their cost.")
     if len(lost) > drawn:
-        said.append(f"{len(lost) - drawn:,} could not be made and have no cost: see the table.")
+        said.append(f"Not drawn, for want of a cost: {len(lost) - drawn:,} that could not be made.")
     if run.best is not None and star not in (None, run.best.number):
         said.append(f"The star is #{star}, which #{run.best.number} was trained from.")
     return " ".join(said)
