@@ -292,6 +292,8 @@ class Search:
                 raise
             slot.member, slot.ready = replace(slot.member, reason=said(reason)), True
             return None
+        if not network.certificate.steps:  # a network that a genome spells, or a text alone
+            network = network.stepped("given", {"origin": dict(slot.proposal.origin)})
         size = cost(network.graph, network.ops)
         graph = graph_hash(network.graph)
         key = self._key(network, graph, evaluator, slot.proposal.seed)

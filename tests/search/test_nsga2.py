@@ -282,6 +282,16 @@ def test_members_can_be_made_again_from_the_journal(whole: Path) -> None:
             assert remade(member.origin) == text
 
 
+def test_networks_of_genomes_have_certificates_that_name_them(whole: Path) -> None:
+    members = {m.number: m for m in searched(whole)}
+    for file in sorted((whole / "front").glob("*.arch")):
+        network = archir.load(file)
+        assert all(f.holds for f in network.verify())
+        (step,) = network.certificate.steps
+        assert step.kind == "given"
+        assert step.facts["origin"] == members[int(file.stem)].origin
+
+
 def test_equal_seeds_give_equal_runs_and_half_a_journal_goes_on(place: Path, whole: Path) -> None:
     search(place, place / "again")
     assert files_of(place / "again") == files_of(whole)
