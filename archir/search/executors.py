@@ -249,13 +249,11 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, _stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with_parent, daemon=True).start()
-    pipe.send_bytes(_READY)
-    while True:
-        try:
-            packed = pipe.recv_bytes()
-        except EOFError:
-            return
-        pipe.send_bytes(_performed(packed))
+    # where it closes the pipe with something unread, that is no end but a reset
+    with contextlib.suppress(EOFError, ConnectionError):
+        pipe.send_bytes(_READY)
+        while True:
+            pipe.send_bytes(_performed(pipe.recv_bytes()))
 
 
 def _performed(packed: bytes) -> bytes:

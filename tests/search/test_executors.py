@@ -20,7 +20,7 @@ import pytest
 
 import archir
 from archir.diag import ArchirError
-from archir.search.executors import Executor, InProcess, Pool
+from archir.search.executors import Executor, InProcess, Pool, _serve
 from archir.search.work import DONE, RESULT, Job, perform
 from archir.train.recipe import TrainConfig
 from archir.train.sources import read_name
@@ -362,6 +362,18 @@ def test_no_process_outlives_the_search(tmp_path: Path, number: signal.Signals) 
     assert said.count("Traceback") == (number == signal.SIGINT)  # the script's own
     assert not list(tmp_path.rglob("*.tmp"))
     assert not list(tmp_path.rglob(RESULT))
+
+
+def test_a_pipe_that_closes_with_something_unread_is_an_end() -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    process.start()
+    there.close()
+    assert here.poll(60)
+    here.close()
+    process.join(60)
+    assert process.exitcode == 0, "no traceback"
 
 
 def test_a_script_that_begins_a_search_whenever_it_is_imported(tmp_path: Path) -> None:
