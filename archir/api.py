@@ -192,7 +192,7 @@ class Network:
             ArchirError: A611 and A612, the weights do not fit.
         """
         check_weights(self.graph, weights)
-        start = self._established()
+        start = self.established()
         lineage = start.lineage
         if start.certificate.steps:
             digest = start.certificate.steps[-1].after.weights
@@ -204,18 +204,21 @@ class Network:
         state = state_of(self.text, self.graph, self.weights)
         return replace(self, certificate=self.certificate.then(kind, state, self.graph, facts))
 
-    def _established(self) -> Network:
-        """A chain that ends in the present state; a new one where none does."""
+    def established(self, facts: Mapping[str, Any] | None = None) -> Network:
+        """A chain that ends in the present state; a new one, attested, where none does.
+
+        ``facts`` are what the first step of a new one says beside why it is new.
+        """
         state = state_of(self.text, self.graph, self.weights)
         steps = self.certificate.steps
         if steps and steps[-1].after == state:
             return self
-        if self.weights is None:
-            return replace(self, certificate=self._fresh_chain()).stepped(
-                "given", {"weights": None}
-            )
-        note = "edited since its certificate was written" if steps else "no certificate"
-        return replace(self, certificate=self._fresh_chain()).stepped("given", {"note": note})
+        why: dict[str, Any] = {"weights": None}
+        if self.weights is not None:
+            note = "edited since its certificate was written" if steps else "no certificate"
+            why = {"note": note}
+        fresh = replace(self, certificate=self._fresh_chain())
+        return fresh.stepped("given", {**why, **(facts or {})})
 
     def undo(
         self, *, steps: int = 1, approximate: bool = False, to_parent: bool = False
@@ -535,7 +538,7 @@ def _finished(network: Network, work: _Progress) -> Rewritten:
                 if drift.finite
                 else "with these weights the outputs are not finite",
             )
-    start = network._established()
+    start = network.established()
     digest = start.certificate.steps[-1].after.weights
     made = replace(
         start,

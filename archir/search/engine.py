@@ -292,8 +292,8 @@ class Search:
                 raise
             slot.member, slot.ready = replace(slot.member, reason=said(reason)), True
             return None
-        if not network.certificate.steps:  # a network that a genome spells, or a text alone
-            network = network.stepped("given", {"origin": dict(slot.proposal.origin)})
+        # what a genome spells has no certificate yet, nor has a text that left its weights behind
+        network = network.established({"origin": dict(slot.proposal.origin)})
         size = cost(network.graph, network.ops)
         graph = graph_hash(network.graph)
         key = self._key(network, graph, evaluator, slot.proposal.seed)
