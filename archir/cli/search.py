@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 from archir.cli import options
 from archir.cli.common import Report, parse_settings, told_how_to_go_on
 from archir.cli.common import command as make
-from archir.diag import error
+from archir.diag import ArchirError, error
 
 if TYPE_CHECKING:
     from archir.api import Network
@@ -73,7 +73,15 @@ def search(run: str | None, **words: Any) -> Report:
         return f"archir search --resume --run {run} goes on" if there else ""
 
     with told_how_to_go_on(kept):
-        return _searched(run=run, **words)
+        try:
+            return _searched(run=run, **words)
+        except ArchirError as failure:
+            first, *others = failure.diagnostics
+            if first.code not in ("A602", "A691", "A692") or first.hint or not kept():
+                raise
+            raise ArchirError(
+                replace(first, hint=kept()), *others, status=failure.status
+            ) from failure
 
 
 def _searched(

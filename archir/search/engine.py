@@ -7,6 +7,7 @@ as long as nothing in them was decided by a clock (limits of time and of latency
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -112,7 +113,12 @@ class Search:
         self._latencies: dict[str, Mapping[str, Any]] = {}
         """By the hash of the graph: each is measured once, so that a member stays within limits."""
         self._held: dict[int, Network] = {}
-        self._begun, self._before = time.perf_counter(), elapsed_before(folder)
+        self._times = times_of(folder)
+        """Seconds of each member's evaluation, and those of the search when it was finished."""
+        self._step: list[Member] = []
+        """The members of the last step."""
+        self._before = elapsed_before(folder)
+        self._begun = time.perf_counter()
 
     # --- what strategies draw and ask ---------------------------------------------------------
 
@@ -166,10 +172,15 @@ class Search:
         done = apply_rules(network, applications, seed=seed, calibration=calibration, limits=limits)
         return done.network
 
-    def goes_on(self) -> bool:
-        """Whether time and evaluations are left; asked between the steps of a strategy.
+    def goes_on(self, then: float = 0.0) -> bool:
+        """Whether time and evaluations are left for another step; asked between two of them.
 
-        The answer is kept in the journal: a run that is resumed stops where it stopped.
+        The answer is kept in the journal: a run that is resumed stops where it stopped. A step is
+        taken to need the time of the one before.
+
+        Args:
+            then: The time that the strategy needs after its steps, in evaluations as long as the
+                longest of the step before.
         """
         coming = self._ledger.coming
         if coming is not None:
@@ -182,12 +193,27 @@ class Search:
         reason = ""
         if most is not None and spent >= most:
             reason = "evaluations"
-        elif seconds is not None and self.elapsed >= seconds:
+        elif seconds is not None and self.elapsed + self._needed(then) >= seconds:
             reason = "time"
         if not reason:
             return True
         self.note("stop", reason=reason)
         return False
+
+    def _needed(self, then: float) -> float:
+        """Seconds that another step may take, and what comes then."""
+        times = [self._times[m.number] for m in self._step if m.number in self._times]
+        if not times:
+            return 0.0
+        _, before = self._times.get(self._step[0].number - 1, (0.0, 0.0))
+        return times[-1][1] - before + then * max(seconds for seconds, _ in times)
+
+    @property
+    def _late(self) -> bool:
+        """Whether nothing more is to be begun, since the time is over and there is something."""
+        most = self.limits.time
+        scored = any(member.status == "scored" for member in self.members)
+        return most is not None and self.elapsed >= most and scored
 
     def note(self, event: str, **facts: Any) -> None:
         """Write down what a strategy decided, as JSON values."""
@@ -236,7 +262,8 @@ class Search:
             self._tell(stage, None)
             self._executor.run(self._jobs(slots, waiting, evaluator), done)
             self._settle(waiting)
-        return self.members[first:]
+        self._step = self.members[first:]
+        return self._step
 
     def _begin(self, stage: str, evaluator: Evaluator) -> None:
         record = json.loads(json.dumps(evaluator.record()))
@@ -285,6 +312,10 @@ class Search:
         """Make a candidate; its job, or None where nothing is left to be evaluated."""
         slot.begun = time.perf_counter()
         number = slot.member.number
+        if self._late:
+            told = f"not begun: the {self.limits.time:g} seconds of this search are over"
+            slot.member, slot.ready = replace(slot.member, reason=told), True
+            return None
         try:
             network = slot.proposal.make()
         except ArchirError as reason:
@@ -372,12 +403,14 @@ class Search:
             member = member_of(json.loads(json.dumps(entry_of(slot.member))))
             place(self.folder, member)
             self._ledger.put(entry_of(member))
+            elapsed = round(self.elapsed, 3)
+            self._times[member.number] = (slot.result.get("seconds", 0.0), elapsed)
             self._ledger.time(
                 {
                     "number": member.number,
                     **{k: slot.result[k] for k in _TIMES if k in slot.result},
                     "since": round(time.perf_counter() - slot.begun, 3),
-                    "elapsed": round(self.elapsed, 3),
+                    "elapsed": elapsed,
                 }
             )
             self._add(member)
@@ -453,10 +486,25 @@ def place(folder: Path, member: Member) -> None:
             shutil.copyfile(found, temporary)
 
 
+def times_of(folder: Path) -> dict[int, tuple[float, float]]:
+    """The times of members, as far as they were written down.
+
+    Returns:
+        By number the seconds of the evaluation, and those of the search when it was finished.
+    """
+    try:
+        lines = (folder / TIMINGS).read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # one may have been cut off
+            entry = json.loads(line)
+            seconds = float(entry.get("seconds", 0.0)), float(entry["elapsed"])
+            found[int(entry["number"])] = seconds
+    return found
+
+
 def elapsed_before(folder: Path) -> float:
     """The seconds that a run took before it was interrupted, as far as they were written down."""
-    try:
-        last = (folder / TIMINGS).read_text("utf-8").strip().splitlines()[-1]
-        return float(json.loads(last)["elapsed"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return 0.0
+    return max((elapsed for _, elapsed in times_of(folder).values()), default=0.0)

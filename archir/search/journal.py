@@ -136,19 +136,24 @@ class Ledger:
         """The next line of those that are there already; None at their end."""
         return self.old[self.at] if self.at < len(self.old) else None
 
+    def check(self, entry: Mapping[str, Any]) -> None:
+        """Make sure that a line may be said.
+
+        Raises:
+            ArchirError: A701, the journal says something else there.
+        """
+        if self.coming is not None and json.loads(json.dumps(entry)) != self.coming:
+            raise self.unlike(entry)
+
     def put(self, entry: Mapping[str, Any]) -> None:
         """Say a line, which is on the disk when this returns.
 
         Raises:
             ArchirError: A701, the journal says something else there; A602, it cannot be written.
         """
-        line = json.dumps(entry)
-        coming = self.coming
-        if coming is not None:
-            if json.loads(line) != coming:
-                raise self.unlike(entry)
-        else:
-            self._write(self._file, line)
+        self.check(entry)
+        if self.coming is None:
+            self._write(self._file, json.dumps(entry))
         self.at += 1
 
     def unlike(self, entry: Mapping[str, Any]) -> Exception:

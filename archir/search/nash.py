@@ -216,7 +216,8 @@ class Nash:
         steps = self.evaluator or Training(recipe(config, config.epoch_neigh))
         space, snapshots = Space(start, self.moves), dict[int, Member]()
         for step in range(1, config.n_steps + 1):
-            if not search.goes_on():
+            # the last training is longer than those of a step
+            if not search.goes_on(config.epoch_final / config.epoch_neigh):
                 break
             proposals = self._children(search, space, best, step)
             if not proposals:

@@ -266,6 +266,8 @@ class Nsga2:
         short = Training(recipe(config, final=False))
         trained = search.evaluate("candidates", short, proposals)
         ranked = sorted(_scored(trained), key=lambda m: (-m.score, m.macs, m.number))
+        if not ranked and all(member.status == "refused" for member in trained):
+            return Outcome(chosen[0], stages=("search",))  # the time was over
         if not ranked:
             raise error("A745", f"no network of the front could be trained; {trained[0].reason}")
         best = ranked[0]

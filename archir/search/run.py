@@ -6,8 +6,10 @@ Importing this module needs no torch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +30,8 @@ from archir.train.data import Dataset
 
 SEARCH, RESULT, FRONT, LOCK = "search.json", "result.json", "front", ".lock"
 """Names in a run folder."""
+
+_FILE = re.compile(r"(.+\.(?:py|rule))(?::[\w.]+)?")
 
 Existing = Literal["refuse", "replace", "resume"]
 
@@ -100,6 +104,8 @@ def run_search(
         "threads": threads,
     }
     facts = json.loads(json.dumps(facts))
+    if code := _code([facts["settings"], settings]):
+        facts["code"] = code
     with _alone(run_dir), executor or InProcess(dataset) as runner:
         if not may_resume(run_dir, facts, existing):
             _begin(run_dir, facts, settings or {}, start)
@@ -125,10 +131,26 @@ def run_search(
                 expected=strategy.expected(),
                 progress=progress,
             )
-            outcome = strategy.run(search)
-            return _finish(search, outcome, ledger, device)
+            try:
+                return _finish(search, strategy.run(search), ledger, device)
+            except ArchirError as reason:
+                if not environmental(reason) and all(m.status != "scored" for m in search.members):
+                    (run_dir / SEARCH).unlink(missing_ok=True)  # there is nothing to go on with
+                raise
         finally:
             ledger.close()
+
+
+def _code(settings: Any) -> dict[str, str]:
+    """The user's own files that settings name (strategies, evaluators, rules), by their sha256."""
+    if isinstance(settings, Mapping):
+        return _code(list(settings.values()))
+    if isinstance(settings, list | tuple):
+        return {name: digest for entry in settings for name, digest in _code(entry).items()}
+    named = _FILE.fullmatch(settings) if isinstance(settings, str) else None
+    if named is None or not Path(named[1]).is_file():
+        return {}
+    return {named[1]: hashlib.sha256(Path(named[1]).read_bytes()).hexdigest()}
 
 
 def _state(network: Network) -> dict[str, Any]:
@@ -254,14 +276,8 @@ def _finish(search: Search, outcome: Outcome, ledger: Ledger, device: str) -> Re
     folder, best = search.folder, outcome.best
     if best.status != "scored":
         raise error("A705", "no network was scored", hint=_why(search.members))
-    shutil.rmtree(folder / FRONT, ignore_errors=True)
     ahead = front(competing(search, outcome), search.cost)
-    (folder / FRONT).mkdir()
-    for member in ahead:
-        target = folder / FRONT / f"{member.number:04d}.arch"
-        search.network(member).save(target, force=True, lineage=folder / FRONT / LINEAGE)
     network = search.network(best)
-    network.save(folder / "best.arch", force=True)
     facts: dict[str, Any] = {
         "strategy": search.strategy,
         "best": best.number,
@@ -276,10 +292,18 @@ def _finish(search: Search, outcome: Outcome, ledger: Ledger, device: str) -> Re
     }
     if network.weights is not None:
         facts["test"] = _tested(search, network, outcome.ensemble, device)
+    end = {"event": "end", **{k: facts[k] for k in ("best", "front", "ensemble", "test")}}
+    ledger.check(end)  # before anything of a search that ended otherwise is replaced
+    shutil.rmtree(folder / FRONT, ignore_errors=True)
+    (folder / FRONT).mkdir()
+    for member in ahead:
+        target = folder / FRONT / f"{member.number:04d}.arch"
+        search.network(member).save(target, force=True, lineage=folder / FRONT / LINEAGE)
+    network.save(folder / "best.arch", force=True)
+    if network.weights is not None:
         facts["onnx"] = _exported(network, folder / "best.onnx")
     _write_json(folder / RESULT, facts)
-    said = {k: facts[k] for k in ("best", "front", "ensemble", "test")}
-    ledger.put({"event": "end", **said})
+    ledger.put(end)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return Result(folder, best, tuple(ahead), tuple(search.members), facts, search.elapsed)
 

@@ -146,7 +146,8 @@ def said(failure: BaseException) -> str:
         text = "A690: the machine has no memory left for this"
     else:
         text = f"A711: {type(failure).__name__}: {failure}"
-    return " ".join(text.split())[:500]
+    plain = "".join(c if c.isprintable() else " " for c in text)  # a terminal obeys some others
+    return " ".join(plain.split())[:500]
 
 
 @functools.lru_cache(maxsize=1)

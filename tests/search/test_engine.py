@@ -12,8 +12,10 @@ import pytest
 
 import archir
 from archir.diag import ArchirError
+from archir.search.engine import Search
 from archir.search.journal import read_journal
 from archir.search.limits import Limits
+from archir.search.parts import Outcome, Proposal
 from archir.search.run import Result, run_search
 from archir.search.work import DataRef
 from archir.train.data import load_data
@@ -220,9 +222,74 @@ def test_candidates_over_a_limit_are_recorded_and_survived(place: Path, tmp_path
     assert all(m.params <= params + 60 for m in members if m.status == "scored")
 
 
+def test_nothing_is_begun_when_the_time_is_over(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock says that the time is over as soon as the second step has begun."""
+    real = Search.elapsed.fget
+    assert real is not None
+
+    def late(search: Search) -> float:
+        return 1000.0 if len(search.members) >= 5 else float(real(search)) / 1e6
+
+    monkeypatch.setattr(Search, "elapsed", property(late))
+    result = search(place, tmp_path / "run", limits=Limits(time=500.0))
+    members = read_journal(tmp_path / "run" / "journal.jsonl").members
+    assert [m.status for m in members[:5]] == ["scored"] * 5
+    begun = [m for m in members[5:] if m.status == "scored"]
+    assert begun == []
+    assert {m.reason for m in members[5:]} == {"not begun: the 500 seconds of this search are over"}
+    assert result.best.number < 5
+    monkeypatch.undo()
+    held = files_of(tmp_path / "run")
+    search(place, tmp_path / "run", limits=Limits(time=500.0), existing="resume")
+    assert files_of(tmp_path / "run") == held
+
+
+def test_time_is_left_for_what_comes_after_the_steps(place: Path, tmp_path: Path) -> None:
+    class Asking(Wider):
+        def run(self, search: Any) -> Any:
+            start = Proposal({"kind": "start"}, lambda: search.start)
+            (best,) = search.evaluate("start", self.evaluator, [start])
+            assert search.goes_on()
+            assert not search.goes_on(1e9)
+            return Outcome(best)
+
+    search(place, tmp_path / "run", Asking(), limits=Limits(time=3600.0))
+    events = read_journal(tmp_path / "run" / "journal.jsonl").events
+    assert [e["reason"] for e in events if e["event"] == "stop"] == ["time"]
+
+
+def test_a_search_that_ended_otherwise_is_not_written_over(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
+    end = {**json.loads(lines[-1]), "best": 1}
+    (run / "journal.jsonl").write_text("\n".join([*lines[:-1], json.dumps(end), ""]), "utf-8")
+    held = files_of(run)
+    with pytest.raises(ArchirError, match="A701"):
+        search(place, run, existing="resume")
+    assert files_of(run) == held
+
+
+def test_the_users_own_files_belong_to_a_search(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("ONE = 1\n", "utf-8")
+    settings = {"strategy": f"{file}:WIDER", "other": [{"rule": str(tmp_path / "none.rule")}]}
+    search(place, tmp_path / "run", settings=settings)
+    search(place, tmp_path / "run", settings=settings, existing="resume")
+    file.write_text("ONE = 2\n", "utf-8")
+    with pytest.raises(ArchirError, match="A702") as found:
+        search(place, tmp_path / "run", settings=settings, existing="resume")
+    assert "mine.py" in str(found.value)
+
+
 def test_nothing_scored_is_an_error(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArchirError, match="A705"):
-        search(place, tmp_path / "run", limits=Limits(params=3))
+    for _ in range(2):  # the folder is not kept from another try
+        with pytest.raises(ArchirError, match="A705"):
+            search(place, tmp_path / "run", limits=Limits(params=3))
 
 
 def test_a_stage_has_one_evaluator(place: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Memory:
     def note(self, event: str, **facts: Any) -> None:
         self.notes.append({"event": event, **facts})
 
-    def goes_on(self) -> bool:
+    def goes_on(self, then: float = 0.0) -> bool:
         return sum(note["event"] == "step" for note in self.notes) < self.steps
 
 
