@@ -123,7 +123,7 @@ CODES: dict[str, Code] = {
         "like), synflow, snip and grad_norm convolutions or linear layers.",
     ),
     "A740": Code(
-        "pymoo is missing",
+        "pymoo is missing or broken",
         "The strategy `rwe` is NSGA-II as pymoo has it: `pip install 'archir[search]'`. The exit "
         "status is 3.",
     ),

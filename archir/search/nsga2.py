@@ -458,14 +458,14 @@ def _evolution_module() -> Any:
     """The module that drives pymoo.
 
     Raises:
-        ArchirError: A740, pymoo is not installed.
+        ArchirError: A740, pymoo is not installed, or cannot be imported.
     """
     try:
         from archir.search import evolution  # noqa: PLC0415 - it needs pymoo
-    except ModuleNotFoundError as reason:
+    except ImportError as reason:
         raise error(
             "A740",
-            f"this strategy needs pymoo, which is not installed ({reason.name})",
+            f"this strategy needs pymoo, which cannot be imported: {reason}",
             hint="pip install 'archir[search]'",
             status=UNSUPPORTED,
         ) from None
@@ -517,7 +517,7 @@ CPU20 = Nsga2Config(
     generations=5,
     final_candidates=2,
     epoch_candidates=2,
-    epoch_final=8,
+    epoch_final=20,
     batch_final=128,
     cutout=0,
 )

@@ -426,6 +426,21 @@ def test_without_pymoo_it_says_what_to_install() -> None:
     assert done.stdout.strip() == "A740 3 pip install 'archir[search]'"
 
 
+def test_a_broken_pymoo_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pymoo").mkdir()
+    (tmp_path / "pymoo" / "__init__.py").write_text("raise ImportError('built for another NumPy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "pymoo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "archir.search.evolution", raising=False)
+    monkeypatch.delattr("archir.search.evolution", raising=False)
+    with pytest.raises(ArchirError, match="built for another NumPy") as found:
+        nsga2._evolution_module()
+    assert found.value.diagnostics[0].code == "A740"
+
+
 def test_the_space_is_that_of_the_settings() -> None:
     assert nsga2.space_of(nsga2.PRESETS["paper"]) == encoding("nsga_micro", channels=16, layers=8)
     assert len(nsga2.space_of(nsga2.PRESETS["readme_macro"]).lowest) == 21
