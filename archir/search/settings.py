@@ -21,6 +21,7 @@ from archir.train.entries import LARGEST, read_toml, read_value, unknown
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PIECE = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
 
+_TIMES = ("max_latency", "max_time")
 _SMALL = 2**63 - 1
 
 
@@ -164,7 +165,7 @@ def read_settings(
     """
     found = {} if path is None else read_toml(path, "A715")
     where = "" if path is None else f"{path}: "
-    return _set(_over(found, changes), sets, where)
+    return _said(found, changes, sets, where)
 
 
 def read_again(
@@ -190,7 +191,7 @@ def read_again(
     names = [n for n in ("strategy", "evaluator") if n in said and said[n] != record.get(n, "none")]
     differing = [f"{n} was {_text(record.get(n, 'none'))}, is {_text(said[n])[:80]}" for n in names]
     # the tables of another strategy would be unknown ones
-    given = held if differing else _set(_over(record, said), sets, where)
+    given = held if differing else _said(_over(record, found), changes, sets, where)
     if differing := differing or _changed(held, given):
         raise error(
             "A702",
@@ -198,6 +199,36 @@ def read_again(
             hint="--resume alone goes on with what it was started with; or take another folder",
         )
     return replace(given, where="")
+
+
+def _said(
+    found: Mapping[str, Any], changes: Mapping[str, Any], sets: Mapping[str, Any], where: str
+) -> Settings:
+    """Settings with what flags say; a message about that names the flag, not the file."""
+    try:
+        return _set(_over(found, changes), sets, where)
+    except ArchirError as reason:
+        if not _is_read(found):
+            raise
+        now: Mapping[str, Any] = found
+        for name, value in changes.items():
+            now = _over(now, {name: value})
+            if not _is_read(now):
+                unit = ", in seconds" if name in _TIMES else ""
+                _set(now, {}, f"--{name.replace('_', '-')}{unit}: ")
+        for name, value in sets.items():
+            if not _is_read(now, {name: value}):
+                _set(now, {name: value}, f"--set {name}: ")
+        raise reason
+
+
+def _is_read(found: Mapping[str, Any], sets: Mapping[str, Any] | None = None) -> bool:
+    """Whether entries are settings."""
+    try:
+        _set(found, sets or {}, "")
+    except ArchirError:
+        return False
+    return True
 
 
 def _set(found: Mapping[str, Any], sets: Mapping[str, Any], where: str) -> Settings:
@@ -228,7 +259,7 @@ def make_settings(found: Mapping[str, Any], where: str = "", kind: Kind | None =
     for name, value in plain.items():
         if name not in ENTRIES:
             raise _no_entry(where, name, value, [t for t in (kind.name, table) if t])
-    plain |= {k: _seconds(where, k, plain[k]) for k in ("max_latency", "max_time") if k in plain}
+    plain |= {k: _seconds(where, k, plain[k]) for k in _TIMES if k in plain}
     config = build(SearchConfig, read_entries(SearchConfig, plain, where), where)
     if config.preset not in kind.presets:
         there = f"{kind.name} has: {', '.join(kind.presets)}"

@@ -170,6 +170,25 @@ def test_wrong_entries(tmp_path: Path, line: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "sets", "said"),
+    [
+        ({"max_latency": 1e-9}, {}, "--max-latency, in seconds: max_latency is 1e-09, it should"),
+        ({"seed": 1, "max_params": 0}, {}, "--max-params: max_params is 0, it should be from 1"),
+        ({"preset": "papr"}, {}, "--preset: there is no preset `papr`"),
+        ({"seed": 1}, {"n_step": 3}, "--set n_step: [nash] has no entry `n_step`"),
+    ],
+)
+def test_a_flag_is_not_told_of_as_the_file(
+    tmp_path: Path, changes: dict[str, Any], sets: dict[str, Any], said: str
+) -> None:
+    found = refusal(lambda: read(tmp_path, "seed = 2", sets, **changes))
+    assert said in found
+    assert "search.toml" not in found
+    # what the file says stays the file's, whatever stands beside it
+    assert "search.toml: threads" in refusal(lambda: read(tmp_path, "threads = 0", seed=1))
+
+
+@pytest.mark.parametrize(
     ("line", "code", "said"),
     [
         ("strategy = 'nahs'", "A716", "did you mean `nash`?"),
