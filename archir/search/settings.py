@@ -207,7 +207,7 @@ def _said(
     """Settings with what flags say; a message about that names the flag, not the file."""
     try:
         return _set(_over(found, changes), sets, where)
-    except ArchirError as reason:
+    except ArchirError:
         if not _is_read(found):
             raise
         now: Mapping[str, Any] = found
@@ -219,7 +219,7 @@ def _said(
         for name, value in sets.items():
             if not _is_read(now, {name: value}):
                 _set(now, {name: value}, f"--set {name}: ")
-        raise reason
+        raise
 
 
 def _is_read(found: Mapping[str, Any], sets: Mapping[str, Any] | None = None) -> bool:
