@@ -173,7 +173,11 @@ def report(result: Result, cost: str, stopped: str | None) -> tuple[dict[str, An
         _table(result.front, name, cost, best),
         "",
     ]
-    lines.append(f"best: member {best.number}, {scored(best)} {_ON[_name(best)]}")
+    lines.append(f"best: member {best.number}, {scored(best)} {_ON[_name(best)]}".rstrip())
+    lost = _lost(result.members)
+    if lost is not None:
+        told = f"of the last stage, {lost.stage}, nothing was scored; the best is of an earlier one"
+        lines += [told, f"  member {lost.number} {became(lost)}"]
     tests: Mapping[str, Any] = facts.get("test") or {}
     for name, found in tests.items():
         what = "" if name == "best" else f" of the ensemble of {len(facts['ensemble'])}"
@@ -195,9 +199,24 @@ def report(result: Result, cost: str, stopped: str | None) -> tuple[dict[str, An
         "front": [_row(member) for member in result.front],
         "status_counts": counts,
         "stopped": stopped,
+        "lost": None if lost is None else _loss(lost),
         "seconds": result.seconds,
     }
     return data, "\n".join(lines)
+
+
+def _lost(members: Sequence[Member]) -> Member | None:
+    """The last member, where nothing of its stage was scored: such as a last training that failed.
+
+    The strategy then ends with what it had before.
+    """
+    last = [member for member in members if member.stage == members[-1].stage]
+    return None if any(member.status == "scored" for member in last) else last[-1]
+
+
+def _loss(member: Member) -> dict[str, Any]:
+    told = {"stage": member.stage, "number": member.number}
+    return {**told, "status": member.status, "reason": member.reason}
 
 
 _COSTS = {"macs": "MACs", "params": "parameters", "latency": "latency"}

@@ -415,3 +415,19 @@ def test_how_the_end_is_told_of(tmp_path: Path) -> None:
     assert "test accuracy of the ensemble of 2: 0.6000 (6 of 10)" in text
     assert "no best.onnx: A501: no such operator" in text
     assert data["front"][0]["latency"] == {"median": 0.00123}
+    assert data["lost"] is None
+
+
+def test_a_last_training_that_failed_is_told_of(tmp_path: Path) -> None:
+    last = member(number=4, stage="final", status="failed", reason="A631: the loss is nan")
+    facts: dict[str, Any] = {"ensemble": [], "test": None, "onnx": None}
+    result = Result(tmp_path / "a", member(), (member(),), (member(), last), facts, 61.0)
+    data, text = report(result, "macs", None)
+    lines = text.splitlines()
+    place = lines.index("best: member 3, score 0.5")
+    assert lines[place + 1 : place + 3] == [
+        "of the last stage, final, nothing was scored; the best is of an earlier one",
+        "  member 4 failed: A631: the loss is nan",
+    ]
+    said = {"stage": "final", "number": 4, "status": "failed", "reason": "A631: the loss is nan"}
+    assert data["lost"] == said
