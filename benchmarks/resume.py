@@ -96,6 +96,14 @@ def command(name: str) -> list[str]:
     return [*fixed.split(), *f"--log-every 1 --run run -o out.arch --force {recipe}".split()]
 
 
+def going_on(folder: Path, name: str) -> list[str]:
+    """The words behind `archir` that go on with a run, or begin one that had not begun."""
+    if name not in SEARCHES:
+        return [*command(name), "--resume"]
+    begun = (folder / "run" / "search.json").exists()
+    return ["search", "--run", "run", "--resume"] if begun else command(name)
+
+
 def ended(
     folder: Path, words: Sequence[str], after: float | None = None, before: int = 0
 ) -> tuple[int, str]:
@@ -161,8 +169,6 @@ def main() -> int:
         for number in range(chosen.moments):
             name = names[number % len(names)]
             words = command(name)
-            again = ["search", "--run", "run"] if name in SEARCHES else words
-            again = [*again, "--resume"]
             if name not in whole:
                 folder = prepared(Path(made) / name)
                 begun = time.perf_counter()
@@ -171,14 +177,13 @@ def main() -> int:
             expected, seconds, operations = whole[name]
             folder = prepared(Path(made) / f"{name}{number}")
             told = []
-            for said in (words, again)[: 1 + draw.randint(0, 1)]:
+            for time_number in range(1 + draw.randint(0, 1)):
                 on_clock = (number // len(names) + len(told)) % 2 == 0
                 after = draw.uniform(0, 1) * seconds if on_clock else None
                 before = 0 if on_clock else draw.randint(1, operations)
+                said = going_on(folder, name) if time_number else words
                 told.append(killed(folder, said, after, before))
-            # a search that was killed before it was written down is begun
-            begun_at_all = name not in SEARCHES or (folder / "run" / "search.json").exists()
-            finished(folder, again if begun_at_all else words)
+            finished(folder, going_on(folder, name))
             found = contents(folder)
             differ = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
             wrong += bool(differ)

@@ -97,7 +97,7 @@ def test_a_search_that_was_cut_off_ends_as_if_it_had_not_been(
     place: Path, whole: Path, tmp_path: Path, *, torn: bool
 ) -> None:
     lines = (whole / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    for kept in range(0, len(lines) + 1, 3 if torn else 2):
+    for kept in range(0, len(lines) + 1, 5 if torn else 3):
         run = tmp_path / str(kept)
         shutil.copytree(whole, run)
         part = lines[kept][: len(lines[kept]) // 2] if torn and kept < len(lines) else b""

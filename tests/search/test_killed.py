@@ -14,7 +14,7 @@ import pytest
 def test_a_search_that_is_killed_ends_in_the_same_bytes(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "7"],
+        [sys.executable, str(script), str(tmp_path), "4"],
         capture_output=True,
         text=True,
         timeout=600,
@@ -24,5 +24,5 @@ def test_a_search_that_is_killed_ends_in_the_same_bytes(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["operations"] > 300
     assert said["files"] > 30
-    assert sum(run["kills"] for run in said["runs"]) >= 8
-    assert [run["differ"] for run in said["runs"]] == [[]] * 7
+    assert sum(run["kills"] for run in said["runs"]) >= 5
+    assert [run["differ"] for run in said["runs"]] == [[]] * 4
