@@ -99,6 +99,77 @@ def test_all_members_are_there(genomes: Path) -> None:
     assert {m.status for m in members} == {"scored", "refused", "failed"}
 
 
+def cells_of(html: str, table: str) -> list[list[str]]:
+    """The texts of the cells of a table, row by row, its header first."""
+    found = re.search(rf"<table {table}>.*?</table>", html, re.DOTALL)
+    assert found is not None
+    rows = re.findall(r"<tr.*?</tr>", found[0], re.DOTALL)
+    cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in rows]
+    plain = [[" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in row] for row in cells]
+    return [[text.replace("\N{NO-BREAK SPACE}", " ") for text in row] for row in plain]
+
+
+TRAINING = {"kind": "training", "join": False}
+JOINED = {"kind": "training", "join": True}
+FITTED = {"score": 0.2619, "fitted": 0.2619}
+
+
+@pytest.mark.parametrize(
+    ("scores", "head", "start", "best"),
+    [
+        (({"score": 607.0}, {"score": 887.0}), "score", "607", "887"),
+        (
+            ({"score": 0.3, "accuracy": 0.3}, {"score": 0.5, "accuracy": 0.5}),
+            "accuracy",
+            "30.00 %",
+            "50.00 %",
+        ),
+    ],
+)
+def test_a_last_training_shares_no_scores_with_another_evaluator(
+    tmp_path: Path, scores: tuple[dict[str, float], ...], head: str, start: str, best: str
+) -> None:
+    members = [
+        member(0, stage="start", scores=scores[0], graph="a"),
+        member(1, stage="neighbours", parents=(0,), scores=scores[1], graph="b"),
+        member(2, stage="final", parents=(1,), scores=FITTED, graph="b"),
+    ]
+    chosen = {"kind": "chosen"}
+    stages = {"start": chosen, "neighbours": chosen, "final": JOINED}
+    html = html_of(write_run(tmp_path / "run", members, {}, stages=stages, end={"best": 2}))
+    headline = cells_of(html, 'class="headline"')
+    assert [row[:2] for row in headline[1:]] == [["start #0", start], ["best #2", best]]
+    what = "score" if head == "score" else "validation accuracy"
+    assert f"the {what} by chosen is that of #1, the same network without that training." in html
+    names, *rows = cells_of(html, 'id="members"')
+    assert [row[names.index(head)] for row in rows] == [start, best, "fitted 26.19 %"]
+    # it is not sorted among the others
+    assert re.search(r'data-v="">\s*fitted', html)
+
+
+def test_nothing_compares_where_only_the_last_training_was_scored(tmp_path: Path) -> None:
+    stages = {"start": TRAINING, "final": JOINED}
+    members = [member(0, stage="start"), member(1, stage="final", scores=FITTED, graph="c")]
+    html = html_of(write_run(tmp_path / "run", members, {}, stages=stages, end={"best": 1}))
+    assert cells_of(html, 'class="headline"')[2][:2] == ["best #1", "\N{EN DASH}"]
+    assert "no score of it compares with others" in html
+
+
+def test_two_evaluators_have_two_columns(tmp_path: Path) -> None:
+    stages = {"search": {"kind": "params"}, "candidates": TRAINING, "final": JOINED}
+    members = [
+        member(0, scores={"score": 1234.0}, graph="a"),
+        member(1, stage="candidates", parents=(0,), graph="a"),
+        member(2, stage="final", parents=(0,), scores=FITTED, graph="a"),
+    ]
+    html = html_of(write_run(tmp_path / "run", members, {}, stages=stages, end={"best": 2}))
+    names, *rows = cells_of(html, 'id="members"')
+    place = names.index("score by params")
+    assert names[place + 1] == "accuracy by training"
+    shown = [row[place : place + 2] for row in rows]
+    assert shown == [["1234", ""], ["", "50.00 %"], ["", "fitted 26.19 %"]]
+
+
 def test_programs_and_their_differences(genomes: Path) -> None:
     """The page's numbers of lines give the files back, and its changes lead from one to another."""
     data = data_of(html_of(genomes))

@@ -61,7 +61,8 @@ class Gathered:
     best: Member | None
     """What the run ended with; the best one so far where it did not end."""
     chosen: Member | None
-    """The best; or the same network before it was trained on validation images."""
+    """The best; or the same network before it was trained on validation images; None where none
+    such was scored."""
     start: Member | None
     ensemble: tuple[int, ...]
     test: Mapping[str, Mapping[str, Any]]
@@ -149,16 +150,14 @@ def _judged(best: Member | None, journal: Journal) -> Member | None:
     if best is None or not stages[best.stage].get("join"):
         return best
     kind = stages[best.stage].get("kind")
-    alike = [
+    before = [
         m
         for m in journal.members
-        if m.status == "scored"
-        and m.graph == best.graph
-        and stages[m.stage].get("kind") == kind
-        and not stages[m.stage].get("join")
+        if m.status == "scored" and m.graph == best.graph and not stages[m.stage].get("join")
     ]
+    alike = [m for m in before if stages[m.stage].get("kind") == kind] or before
     parents = [m for m in alike if m.number in best.parents]
-    return (parents or alike or [best])[-1]
+    return next(reversed(parents or alike), None)
 
 
 def _looked_at(

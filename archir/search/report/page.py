@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -83,7 +83,7 @@ def page(run: Gathered, *, title: str, version: str) -> str:
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": False}
-    columns, rows = _table(members)
+    columns, rows = _table(run)
     return environment.get_template("report.html").render(
         title=title,
         version=version,
@@ -155,7 +155,7 @@ def _findings(run: Gathered) -> Iterator[Finding]:
     if run.start is not None and run.start is not run.best:
         alike = any(run.chosen and {run.start.stage, run.chosen.stage} <= {*g} for g in run.groups)
         yield _finding(run.start, run.start if alike else None, "start", "square", "start", "")
-    if run.best is not None and run.chosen is not None:
+    if run.best is not None:
         test = _percent(run.test.get("best"))
         name = "best so far" if run.unfinished else "best"
         yield _finding(run.best, run.chosen, "best", "star", name, test)
@@ -182,12 +182,16 @@ def _size(number: int) -> Cell:
 
 def _footnote(run: Gathered) -> str:
     """Whose validation accuracy stands beside the best network, where it is not its own."""
-    if run.best is None or run.chosen is None or run.best is run.chosen:
+    if run.best is None or run.best is run.chosen:
         return ""
-    return (
-        f"#{run.best.number} was trained on the validation images too; the validation accuracy is "
-        f"that of #{run.chosen.number}, the same network without that training."
-    )
+    told = f"#{run.best.number} was trained on the validation images too"
+    if run.chosen is None:
+        return f"{told}; no score of it compares with others."
+    kind, last = (run.journal.stages[m.stage].get("kind") for m in (run.chosen, run.best))
+    by = "" if kind == last else f" by {kind}"
+    what = "score" if run.chosen.accuracy is None else "validation accuracy"
+    number = run.chosen.number
+    return f"{told}; the {what}{by} is that of #{number}, the same network without that training."
 
 
 def _percent(result: Mapping[str, Any] | None) -> str:
@@ -207,6 +211,8 @@ def _score(member: Member, digits: int = 2) -> str:
     """What a member is judged by, as people read it; its status where it has no score."""
     if member.status != "scored":
         return member.status
+    if "fitted" in member.scores:  # accuracy on images that it was trained on
+        return f"fitted {_share(member.scores['fitted'], digits)}"
     return f"{member.score:.5g}" if member.accuracy is None else _share(member.accuracy, digits)
 
 
@@ -300,23 +306,55 @@ def _note(pane: Pane, run: Gathered, star: int | None) -> str:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def _table(members: Sequence[Member]) -> tuple[list[dict[str, Any]], list[Row]]:
-    """All networks: the columns, and a row each."""
+def _columns(run: Gathered) -> dict[str, tuple[str, ...]]:
+    """The columns of scores, and the stages whose scores each holds.
+
+    What compares with nothing stands in that of its evaluator, or the last, and is marked.
+    """
+    stages, members = run.journal.stages, run.journal.members
+    scored = {m.stage for m in members if m.status == "scored"}
+    groups = [group for group in run.groups if scored & {*group}]
+    found: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        accurate = any(m.accuracy is not None for m in members if m.stage in group)
+        by = f" by {stages[group[0]].get('kind')}" if len(groups) > 1 else ""
+        found[("accuracy" if accurate else "score") + by] = group
+    held = {stage for group in groups for stage in group}
+    for stage in scored - held:
+        kind = stages[stage].get("kind")
+        alike = [n for n, group in found.items() if stages[group[0]].get("kind") == kind]
+        name = (alike or [*found] or ["score"])[-1]
+        found[name] = (*found.get(name, ()), stage)
+    return found or {"score": ()}
+
+
+def _judgement(member: Member, stages: Sequence[str], alone: Container[str]) -> Cell:
+    """A cell of a column of scores; what compares with nothing is not sorted among others."""
+    if member.status != "scored" or member.stage not in stages:
+        return Cell("")
+    if member.stage not in alone:
+        return Cell(_score(member), member.score)
+    return Cell(_score(member) if "fitted" in member.scores else DASH)
+
+
+def _table(run: Gathered) -> tuple[list[dict[str, Any]], list[Row]]:
+    """All networks: the columns, and a row each; scores that do not compare share no column."""
+    members = run.journal.members
     timed = any(m.latency is not None for m in members)
-    accurate = any(m.accuracy is not None for m in members)
-    names = ["#", "stage", "made by", "from", "status", "accuracy" if accurate else "score"]
+    judging = _columns(run)
+    alone = {*run.journal.stages} - {stage for stages in run.groups for stage in stages}
+    names = ["#", "stage", "made by", "from", "status", *judging]
     names += ["parameters", "MACs", *(["latency"] if timed else [])]
-    number = {"#", "accuracy", "score", "parameters", "MACs", "latency"}
+    number = {"#", *judging, "parameters", "MACs", "latency"}
     rows = []
     for member in members:
-        scored = member.status == "scored"
         cells = [
             Cell(str(member.number), member.number),
             Cell(member.stage),
             Cell(made_by(member)),
             Cell(", ".join(map(str, member.parents))),
             Cell(member.status if member.same_as is None else f"as #{member.same_as}"),
-            Cell(_score(member), member.score) if scored else Cell(""),
+            *(_judgement(member, stages, alone) for stages in judging.values()),
             *(
                 Cell(f"{cost:,}", cost) if cost else Cell("")
                 for cost in (member.params, member.macs)

@@ -56,7 +56,8 @@ function seconds(s) {
 
 function scoreOf(member) {
   if (member.status !== "scored") return member.status;
-  const { accuracy, score } = member.scores;
+  const { accuracy, fitted, score } = member.scores;
+  if (fitted !== undefined) return `fitted ${percent(fitted)}`;  // on images that it has seen
   return accuracy === undefined ? plain(score) : percent(accuracy);
 }
 
