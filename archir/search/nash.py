@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from archir.diag import error
 from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal
-from archir.search.space import Move, Space
+from archir.search.space import Move, Space, use_record
 from archir.search.training import Training
 from archir.train.entries import check_entries
 from archir.train.recipe import Precision, TrainConfig
@@ -244,7 +244,7 @@ class Nash:
             if not uses:
                 continue
             seed, scored = (int(n) for n in stream.integers(2**31, size=2))
-            origin = {"kind": "rewrite", "uses": [_use(use) for use in uses], "seed": seed}
+            origin = {"kind": "rewrite", "uses": [use_record(use) for use in uses], "seed": seed}
             make = partial(_child, search, best, uses, seed, inherits=inherits)
             children.append(Proposal(origin, make, (best.number,), scored))
         return children
@@ -277,12 +277,6 @@ def _scored(members: Sequence[Member]) -> list[Member]:
 
 def _seed(search: Search, *words: str | int) -> int:
     return int(search.draw(*words, "seed").integers(2**31))
-
-
-def _use(use: Application) -> dict[str, Any]:
-    """A use of a rule, as JSON values."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in use.arguments.items()}
-    return {"rule": use.rule, "at": use.at, "arguments": plain}
 
 
 def _child(

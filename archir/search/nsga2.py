@@ -28,7 +28,7 @@ from archir.rewrite.library import find_rule
 from archir.rewrite.sites import Planner
 from archir.search.encodings.encoding import Encoding, encoding, network_of
 from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, front
-from archir.search.space import Move, draw_applications
+from archir.search.space import Move, draw_applications, use_record
 from archir.search.training import Training
 from archir.train.entries import check_entries
 from archir.train.recipe import TrainConfig
@@ -404,7 +404,7 @@ class _Rewrites:
 
     def _proposal(self, one: _Individual, generation: int, place: int) -> Proposal:
         seed = _seed(self.search, "rewrite", generation, place)
-        uses = [_written(use) for use in one.uses]
+        uses = [use_record(use) for use in one.uses]
         origin = {"kind": "rewrite", "uses": uses, "seed": seed}
         return Proposal(origin, partial(self._network, one, seed), (one.parent,), self.seed)
 
@@ -440,12 +440,6 @@ def _scored(members: Sequence[Member]) -> list[Member]:
 
 def _seed(search: Search, *words: str | int) -> int:
     return int(search.draw(*words, "seed").integers(2**31))
-
-
-def _written(use: Application) -> dict[str, Any]:
-    """A use of a rule, as JSON values."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in use.arguments.items()}
-    return {"rule": use.rule, "at": use.at, "arguments": plain}
 
 
 def _random_weights() -> Evaluator:

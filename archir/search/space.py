@@ -140,6 +140,12 @@ def draw_applications(
     return done
 
 
+def use_record(use: Application) -> dict[str, Any]:
+    """A use of a rule as a journal keeps it: JSON values."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in use.arguments.items()}
+    return {"rule": use.rule, "at": use.at, "arguments": plain}
+
+
 _Tree = Move | list["_Tree"]
 
 
