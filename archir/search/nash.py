@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from archir.diag import error
-from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal
+from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, scored_of, seed_of
 from archir.search.space import Move, Space, use_record
 from archir.search.training import Training
 from archir.train.entries import check_entries
@@ -208,7 +208,7 @@ class Nash:
         config, start = self.config, search.start
         assert start is not None, "NASH needs a start network"
         begin = self.evaluator or Training(recipe(config, config.epoch_start))
-        seed = _seed(search, "start")
+        seed = seed_of(search, "start")
         first = Proposal({"kind": "start"}, lambda: start, (), seed)
         (best,) = search.evaluate("start", begin, [first])
         if best.status != "scored":
@@ -225,7 +225,7 @@ class Nash:
                 break
             if config.n_neigh > 1:
                 again = partial(search.network, best)
-                seed = _seed(search, self.name, step)
+                seed = seed_of(search, self.name, step)
                 proposals.append(Proposal({"kind": "parent"}, again, (best.number,), seed))
             best = self._chosen(search.evaluate("neighbours", steps, proposals), best)
             snapshots[best.number] = best
@@ -255,28 +255,20 @@ class Nash:
         Then the smaller one, then the earlier [own]: scores on few images are often equal. Where
         none has a score, the best stays.
         """
-        return min(_scored(members), key=_rank, default=best)
+        return min(scored_of(members), key=_rank, default=best)
 
     def _final(self, search: Search, best: Member) -> Member:
         """The best after its last training; before it, where that failed."""
         config = self.config
         evaluator = Training(recipe(config, config.epoch_final), join=config.final_joins)
         make = partial(search.network, best)
-        last = Proposal({"kind": "parent"}, make, (best.number,), _seed(search, "final"))
+        last = Proposal({"kind": "parent"}, make, (best.number,), seed_of(search, "final"))
         (trained,) = search.evaluate("final", evaluator, [last])
         return trained if trained.status == "scored" else best
 
 
 def _rank(member: Member) -> tuple[float, float, int, int]:
     return -member.score, member.scores.get("loss", 0.0), member.params, member.number
-
-
-def _scored(members: Sequence[Member]) -> list[Member]:
-    return [member for member in members if member.status == "scored"]
-
-
-def _seed(search: Search, *words: str | int) -> int:
-    return int(search.draw(*words, "seed").integers(2**31))
 
 
 def _child(

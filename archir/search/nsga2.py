@@ -27,7 +27,16 @@ from archir.ir.hash import graph_hash
 from archir.rewrite.library import find_rule
 from archir.rewrite.sites import Planner
 from archir.search.encodings.encoding import Encoding, encoding, network_of
-from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, front
+from archir.search.parts import (
+    Evaluator,
+    Kind,
+    Member,
+    Outcome,
+    Proposal,
+    front,
+    scored_of,
+    seed_of,
+)
 from archir.search.space import Move, draw_applications, use_record
 from archir.search.training import Training
 from archir.train.entries import check_entries
@@ -236,7 +245,7 @@ class Nsga2:
                 return
             members = source.evaluated(candidates, generation, evaluator)
             source.evolution.tell([_found(member, evolution) for member in members])
-            scored = _scored(_searched(search))
+            scored = scored_of(_searched(search))
             if not scored:
                 reason = next((m.reason for m in members if m.reason), "")
                 raise error(
@@ -261,11 +270,11 @@ class Nsga2:
         config = self.config
         chosen = spread(front(_searched(search)), config.final_candidates)
         search.note("candidates", members=[member.number for member in chosen])
-        seed = _seed(search, "candidates")
+        seed = seed_of(search, "candidates")
         proposals = [self._again(search, member, seed) for member in chosen]
         short = Training(recipe(config, final=False))
         trained = search.evaluate("candidates", short, proposals)
-        ranked = sorted(_scored(trained), key=lambda m: (-m.score, m.macs, m.number))
+        ranked = sorted(scored_of(trained), key=lambda m: (-m.score, m.macs, m.number))
         if not ranked and all(member.status == "refused" for member in trained):
             return Outcome(chosen[0], stages=("search",))  # the time was over
         if not ranked:
@@ -274,7 +283,7 @@ class Nsga2:
         origin = next(m for m in chosen if m.number == best.parents[0])
         search.note("chosen", member=best.number, score=best.score)
         last = Training(recipe(config, final=True), join=config.final_joins)
-        again = self._again(search, origin, _seed(search, "final"))
+        again = self._again(search, origin, seed_of(search, "final"))
         (final,) = search.evaluate("final", last, [again])
         return Outcome(final if final.status == "scored" else best, stages=("search",))
 
@@ -306,7 +315,7 @@ class _Genomes:
         self.search, self.space = search, space_of(config)
         self.facts: dict[str, Any] = {"classes": len(dataset.classes), "shape": dataset.shape}
         self.space.program(self.space.lowest, **self.facts)  # refuses images of another kind
-        self.seed = _seed(search, "search")
+        self.seed = seed_of(search, "search")
         self.evolution: Evolution = evolution.genetic(
             self.space.lowest,
             self.space.highest,
@@ -359,7 +368,7 @@ class _Rewrites:
         assert search.start is not None, "rules need a start network"
         self.search, self.inherits, self.count = search, evaluator.inherits, config.moves
         self.ops, self.library, self.moves = search.start.ops, search.start.library, strategy.moves
-        self.seed = _seed(search, "search")
+        self.seed = seed_of(search, "search")
         start = search.start if self.inherits else replace(search.start, weights=None)
         first = Proposal({"kind": "start"}, lambda: start, (), self.seed)
         (member,) = search.evaluate("search", evaluator, [first])
@@ -403,7 +412,7 @@ class _Rewrites:
         return [one.value.member for one in candidates]
 
     def _proposal(self, one: _Individual, generation: int, place: int) -> Proposal:
-        seed = _seed(self.search, "rewrite", generation, place)
+        seed = seed_of(self.search, "rewrite", generation, place)
         uses = [use_record(use) for use in one.uses]
         origin = {"kind": "rewrite", "uses": uses, "seed": seed}
         return Proposal(origin, partial(self._network, one, seed), (one.parent,), self.seed)
@@ -432,14 +441,6 @@ def _found(member: Member, evolution: Any) -> Found:
 
 def _searched(search: Search) -> list[Member]:
     return [member for member in search.members if member.stage == "search"]
-
-
-def _scored(members: Sequence[Member]) -> list[Member]:
-    return [member for member in members if member.status == "scored"]
-
-
-def _seed(search: Search, *words: str | int) -> int:
-    return int(search.draw(*words, "seed").integers(2**31))
 
 
 def _random_weights() -> Evaluator:

@@ -172,13 +172,22 @@ def front(members: Sequence[Member], cost: str = "macs") -> list[Member]:
         members: Those that compete: their scores must come from one evaluator.
         cost: ``macs``, ``params`` or ``latency`` (its median).
     """
-    scored = [m for m in members if m.status == "scored"]
-    ordered = sorted(scored, key=lambda m: (cost_of(m, cost), -m.score, m.number))
+    ordered = sorted(scored_of(members), key=lambda m: (cost_of(m, cost), -m.score, m.number))
     kept: list[Member] = []
     for member in ordered:
         if not kept or member.score > kept[-1].score:
             kept.append(member)
     return kept
+
+
+def scored_of(members: Sequence[Member]) -> list[Member]:
+    """Those that have a score, in their order."""
+    return [member for member in members if member.status == "scored"]
+
+
+def seed_of(search: Search, *words: str | int) -> int:
+    """A seed of its own for each tuple of words, from the run's seed."""
+    return int(search.draw(*words, "seed").integers(2**31))
 
 
 def cost_of(member: Member, cost: str) -> float:

@@ -8,6 +8,7 @@ no more. Importing this module needs no torch; all but :class:`Params` and :clas
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Macs(_Proxy):
 
 
 @dataclass(frozen=True)
-class _Run(_Proxy):
+class _Run(_Proxy, ABC):
     """A proxy that runs the network."""
 
     device: str = "auto"
@@ -84,8 +85,9 @@ class _Run(_Proxy):
             module = place.module(network.graph, weights)
             return Evaluated({"score": self._score(module, place, seed)})
 
+    @abstractmethod
     def _score(self, module: Any, place: Place, seed: int) -> float:
-        raise NotImplementedError
+        """The score of a lowered network."""
 
 
 @dataclass(frozen=True)
