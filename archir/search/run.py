@@ -25,7 +25,7 @@ from archir.search.executors import Executor, InProcess
 from archir.search.journal import JOURNAL, TIMINGS, VERSION, Ledger
 from archir.search.limits import Limits
 from archir.search.parts import Member, Outcome, Strategy, front
-from archir.search.work import DataRef, environmental
+from archir.search.work import DataRef, environmental, few_threads
 from archir.train.data import Dataset
 
 SEARCH, RESULT, FRONT, LOCK = "search.json", "result.json", "front", ".lock"
@@ -106,7 +106,8 @@ def run_search(
     facts = json.loads(json.dumps(facts))
     if code := _code([facts["settings"], settings]):
         facts["code"] = code
-    with _alone(run_dir), executor or InProcess(dataset) as runner:
+    # statistics for rules and the test images are reckoned here, with as many threads
+    with _alone(run_dir), few_threads(threads), executor or InProcess(dataset) as runner:
         if not may_resume(run_dir, facts, existing):
             _begin(run_dir, facts, settings or {}, start)
         for left in run_dir.rglob(".*.tmp"):  # of a process that was killed while it wrote

@@ -96,7 +96,7 @@ def perform(job: Job, dataset: Dataset | None = None) -> None:
     begun, cpu = time.perf_counter(), time.process_time()
     failed = {"status": "failed", "scores": {}, "history": []}
     try:
-        with _threads(job.threads):
+        with few_threads(job.threads):
             network = load(job.network, lineage=job.lineage)
             found = job.evaluator.evaluate(network, dataset, job.seed, job.folder)
         outcome = {"status": "scored", "reason": "", **_plain(found)}
@@ -164,7 +164,7 @@ def _data(data: DataRef) -> Dataset:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def few_threads(count: int) -> Iterator[None]:
     """So many threads, for BLAS and for torch: the order of float sums depends on them."""
     try:
         import torch  # here: a score may need none

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import archir
 from archir.diag import ArchirError
@@ -300,3 +301,17 @@ def test_a_stage_has_one_evaluator(place: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="another one"):
         search(place, tmp_path / "run", Two())
+
+
+def test_all_is_reckoned_with_the_threads_of_the_search(place: Path, tmp_path: Path) -> None:
+    seen = []
+
+    class Looking(Wider):
+        def run(self, search: Any) -> Outcome:
+            seen.append(torch.get_num_threads())
+            return super().run(search)
+
+    before = torch.get_num_threads()
+    search(place, tmp_path / "run", Looking(steps=1), threads=before + 1)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
