@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from archir.diag import error
 from archir.files import cannot_write
@@ -101,16 +103,21 @@ def _patience() -> Iterator[None]:
 @contextmanager
 def _told(title: str, report: Callable[[str], object] | None) -> Iterator[None]:
     """Passes torchvision's progress bar on as lines; else it would write to the terminal."""
-    with redirect_stdout(io.StringIO()), redirect_stderr(_Lines(title, report)):
+    with redirect_stdout(io.StringIO()), redirect_stderr(_Lines(title, report, sys.stderr)):
         yield
 
 
 class _Lines(io.StringIO):
-    def __init__(self, title: str, report: Callable[[str], object] | None) -> None:
+    """What its own thread writes is reported; other threads' words are none of torchvision's."""
+
+    def __init__(self, title: str, report: Callable[[str], object] | None, others: TextIO) -> None:
         super().__init__()
-        self._title, self._report = title, report
+        self._title, self._report, self._others = title, report, others
+        self._thread = threading.get_ident()
 
     def write(self, text: str) -> int:
+        if threading.get_ident() != self._thread:
+            return self._others.write(text)
         line = text.strip()
         if line and self._report is not None:
             self._report(f"fetching {self._title}: {line}")

@@ -9,6 +9,7 @@ import os
 import pickle
 import socket
 import struct
+import sys
 import tarfile
 import threading
 import time
@@ -36,12 +37,17 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is part of these tests; the server's own words are not."""
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address under which its files are fetched."""
     folder = tmp_path / "served"
     folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = Server(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}/"
@@ -288,6 +294,26 @@ def test_interrupted(served: tuple[Path, str], root: Path, monkeypatch: pytest.M
     assert nothing_left(root)
 
 
+def test_what_other_threads_say_is_not_reported(
+    served: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    serve_cifar("CIFAR10", *served, monkeypatch)
+    told: list[str] = []
+
+    def report(line: str) -> None:
+        speaker = threading.Thread(target=lambda: print("of another thread", file=sys.stderr))
+        speaker.start()
+        speaker.join()
+        told.append(line)
+
+    load_data("cifar10", download=True, report=report)
+    assert told
+    assert not [line for line in told if "another" in line]
+    assert "of another thread" in capsys.readouterr().err
+
+
 def test_what_a_killed_process_left_is_removed(
     served: tuple[Path, str], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,8 +329,6 @@ def test_what_a_killed_process_left_is_removed(
 
 
 def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "torchvision", None)
     found = refused(lambda: load_data("mnist", download=True))
     assert found.code == "A622"
