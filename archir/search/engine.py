@@ -34,7 +34,7 @@ from archir.search.executors import Executor, InProcess
 from archir.search.journal import TIMINGS, Ledger, entry_of, member_of
 from archir.search.limits import Limits, measure_latency, too_slow
 from archir.search.parts import Evaluator, Member, Proposal, front
-from archir.search.work import DONE, RESULT, DataRef, Job, environmental, said
+from archir.search.work import DONE, KEPT, RESULT, DataRef, Job, environmental, said
 from archir.train.data import Dataset, calibration_of
 
 MEMBERS, WORK, LINEAGE, START = "members", "work", "lineage", "start.arch"
@@ -154,6 +154,18 @@ class Search:
                 del self._held[next(iter(self._held))]
             self._held[number] = found
         return self._held[number]
+
+    def kept(self, member: Member, name: str) -> Path:
+        """A file that a member's evaluator left in its folder ``kept``.
+
+        Raises:
+            ArchirError: A703, it is gone.
+        """
+        number = member.number if member.same_as is None else member.same_as
+        path = self.folder / MEMBERS / f"{number:04d}.{name}"
+        if not path.is_file():
+            raise error("A703", f"{path} is gone, which member {number} left")
+        return path
 
     def rewritten(
         self, parent: Network | Member, applications: Sequence[Application], seed: int
@@ -480,6 +492,9 @@ def place(folder: Path, member: Member) -> None:
         (name(source), name(target))
         for name in (weights_path, certificate_path, Path)
         if name(source).exists()
+    ]
+    pairs += [
+        (kept, target.with_suffix(f".{kept.name}")) for kept in sorted((work / KEPT).glob("*"))
     ]
     with writing_all([to for _, to in pairs]) as temporaries:
         for (found, _), temporary in zip(pairs, temporaries, strict=True):

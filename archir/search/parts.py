@@ -62,7 +62,8 @@ class Evaluator(Protocol):
         """Score a network; equal arguments give equal scores.
 
         ``folder`` is there, and is this evaluation's own: an evaluation that was cut off finds
-        there what it had left.
+        there what it had left. What it leaves in ``folder / "kept"`` stays with the member: see
+        :meth:`archir.search.engine.Search.kept`.
 
         Raises:
             ArchirError: what is wrong with this network; it is recorded, and the search goes on.
@@ -117,6 +118,9 @@ class Outcome:
     stages: tuple[str, ...] = ()
     """The stages whose members compete for the Pareto front: their scores are comparable. Where
     none is named, all whose evaluator does not train on validation images (``join``)."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Weights that the search has found besides, by the names that they get in its folder, which
+    end in ``.safetensors``."""
 
 
 class Strategy(Protocol):

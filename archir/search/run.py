@@ -233,7 +233,9 @@ def _begin(
             (run_dir / name).unlink(missing_ok=True)
         for name in (MEMBERS, WORK, FRONT):
             shutil.rmtree(run_dir / name, ignore_errors=True)
-        for old in (*run_dir.glob("best.*"), *run_dir.glob("start.*")):
+        for old in {
+            f for name in ("best.*", "start.*", "*.safetensors") for f in run_dir.glob(name)
+        }:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     except OSError as reason:
         raise cannot_write(run_dir, reason) from reason
@@ -301,6 +303,9 @@ def _finish(search: Search, outcome: Outcome, ledger: Ledger, device: str) -> Re
         target = folder / FRONT / f"{member.number:04d}.arch"
         search.network(member).save(target, force=True, lineage=folder / FRONT / LINEAGE)
     network.save(folder / "best.arch", force=True)
+    for name, found in outcome.files.items():
+        with writing(folder / name) as temporary:
+            shutil.copyfile(found, temporary)
     if network.weights is not None:
         facts["onnx"] = _exported(network, folder / "best.onnx")
     _write_json(folder / RESULT, facts)

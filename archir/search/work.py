@@ -24,8 +24,9 @@ from archir.files import writing
 from archir.search.parts import Evaluated, Evaluator
 from archir.train.data import Dataset, load_data
 
-DONE, RESULT = "done.arch", "result.json"
-"""What an evaluation leaves in its folder: the network, where it has changed, and the scores."""
+DONE, RESULT, KEPT = "done.arch", "result.json", "kept"
+"""What an evaluation leaves in its folder: the network, where it has changed, the scores, and a
+folder of files that its evaluator wants to be kept with the member (a policy, say)."""
 
 _DISK = {"A602", "A691", "A692"}
 _LACKING = {"A503", "A622", "A630"}
