@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,18 @@ import pytest
 import torch
 
 import archir
+from archir.api import Network
 from archir.diag import ArchirError
+from archir.ir.hash import graph_hash
 from archir.search.engine import Search
 from archir.search.journal import read_journal
 from archir.search.limits import Limits
-from archir.search.parts import Outcome, Proposal
+from archir.search.parts import Evaluated, Outcome, Proposal
 from archir.search.run import Result, run_search
 from archir.search.work import DataRef
-from archir.train.data import load_data
+from archir.train.data import Dataset, load_data
 
-from .toys import TEXT, Wider, files_of, write_data
+from .toys import TEXT, ByHash, Wider, files_of, write_data
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,44 @@ def test_a_search_that_was_cut_off_ends_as_if_it_had_not_been(
                 file.unlink()
         search(place, run, existing="resume")
         assert files_of(run) == files_of(whole), f"cut after {kept} lines"
+
+
+@dataclass(frozen=True)
+class Leaves(ByHash):
+    """Leaves a file with each member."""
+
+    name: str = "leaves"
+
+    def evaluate(self, network: Network, dataset: Dataset, seed: int, folder: Path) -> Evaluated:
+        (folder / "kept").mkdir(exist_ok=True)
+        (folder / "kept" / "policy.safetensors").write_text(graph_hash(network.graph))
+        return super().evaluate(network, dataset, seed, folder)
+
+
+class Keeps(Wider):
+    """Has what the best member left in its outcome."""
+
+    def run(self, search: Search) -> Outcome:
+        best = super().run(search).best
+        with pytest.raises(ArchirError, match="A703"):
+            search.kept(best, "other")
+        return Outcome(best, files={"found.safetensors": search.kept(best, "policy.safetensors")})
+
+
+def test_what_an_evaluation_leaves_stays_with_its_member(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for existing in ("refuse", "resume", "replace"):  # the second time the journal answers
+        how: Any = {"existing": existing}
+        best = search(place, run, Keeps(evaluator=Leaves()), **how).best
+        assert (run / "found.safetensors").read_text("utf-8") == best.graph
+        for member in read_journal(run / "journal.jsonl").members:
+            left = run / "members" / f"{member.number:04d}.policy.safetensors"
+            if member.same_as is None:
+                assert left.read_text("utf-8") == member.graph
+            else:
+                assert not left.exists()
+    search(place, run, existing="replace")
+    assert not (run / "found.safetensors").exists()
 
 
 def test_a_search_that_ended_is_not_run_again(place: Path, whole: Path, tmp_path: Path) -> None:
