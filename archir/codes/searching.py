@@ -168,4 +168,10 @@ CODES: dict[str, Code] = {
         "The page is made with jinja2, its axes with matplotlib: `pip install 'archir[search]'`. "
         "The exit status is 3.",
     ),
+    "A775": Code(
+        "no policy of NAT",
+        "A policy is the safetensors file that `archir search --strategy nat` leaves in its run "
+        "folder: its tensors have the shapes that belong together, its numbers are finite, and it "
+        "knows the operations of this version of archir.",
+    ),
 }
