@@ -245,7 +245,7 @@ class Nash:
                 continue
             seed, scored = (int(n) for n in stream.integers(2**31, size=2))
             origin = {"kind": "rewrite", "uses": [use_record(use) for use in uses], "seed": seed}
-            make = partial(_child, search, best, uses, seed, inherits=inherits)
+            make = partial(child_of, search, best, uses, seed, inherits=inherits)
             children.append(Proposal(origin, make, (best.number,), scored))
         return children
 
@@ -255,7 +255,7 @@ class Nash:
         Then the smaller one, then the earlier [own]: scores on few images are often equal. Where
         none has a score, the best stays.
         """
-        return min(scored_of(members), key=_rank, default=best)
+        return min(scored_of(members), key=rank, default=best)
 
     def _final(self, search: Search, best: Member) -> Member:
         """The best after its last training; before it, where that failed."""
@@ -267,11 +267,12 @@ class Nash:
         return trained if trained.status == "scored" else best
 
 
-def _rank(member: Member) -> tuple[float, float, int, int]:
+def rank(member: Member) -> tuple[float, float, int, int]:
+    """The best first: the higher score, the lower loss, the smaller, the earlier."""
     return -member.score, member.scores.get("loss", 0.0), member.params, member.number
 
 
-def _child(
+def child_of(
     search: Search, best: Member, uses: Sequence[Application], seed: int, *, inherits: bool
 ) -> Network:
     """A child with inherited weights, or as a text alone where no score depends on them."""
