@@ -39,6 +39,15 @@ DENSE = IMAGE + (
     "s = x |> c: conv(4, 3)\nf = s |> d: conv(3, 3)\n"
     "end = concat(s, f) |> n: batch_norm |> r: relu |> a: conv(5, bias = false)" + HEAD
 )
+LAYER = IMAGE + (
+    "s = x |> c: conv(4, 3)\n"
+    "f = s |> n1: batch_norm |> r1: relu |> c1: conv(6) |> n2: batch_norm |> r2: relu "
+    "|> c2: conv(5, 3, bias = false)\nend = concat(s, f)" + HEAD
+)
+NORMS = IMAGE + (
+    "s = x |> c: conv(4, 3)\nt = x |> d: conv(3, 3)\nj = concat(s, t)\n"
+    "n = concat(s |> a: batch_norm, t |> b: batch_norm)\nend = concat(j, n)" + HEAD
+)
 RESIDUAL = IMAGE + "s = x |> c: conv(4, 3)\nt = s |> r: relu |> a: conv(4, 3)\nend = s + t" + HEAD
 NORMED = IMAGE + "s = x |> c: conv(4, 3)\nt = s |> r: relu |> n: batch_norm\nend = s + t" + HEAD
 STREAM = (
@@ -89,6 +98,27 @@ def split_relu(old: Weights) -> Weights:
     ):
         made[f"end.{new}"] = old[f"end.{held}"]
     return made
+
+
+def dense_layer(old: Weights) -> Weights:
+    """The last two channels are made by a copy that has columns of zeros for the first three."""
+    made = {
+        "f.c2.weight": old["f.c2.weight"][:3],
+        "conv.weight": old["f.c2.weight"][3:],
+        "narrow.weight": columns(old["f.c1.weight"], 3),
+        "narrow.bias": old["f.c1.bias"],
+        "norm_own.weight": np.ones(3),
+        "norm_own.running_var": np.ones(3),
+    }
+    for role in ("weight", "bias", "running_mean", "running_var"):
+        made[f"norm.{role}"] = old[f"f.n1.{role}"]
+        made[f"norm_narrow.{role}"] = old[f"f.n2.{role}"]
+    return made
+
+
+def one_norm(old: Weights) -> Weights:
+    roles = ("weight", "bias", "running_mean", "running_var")
+    return {f"n.a.{r}": np.concatenate((old[f"n.a.{r}"], old[f"n.b.{r}"])) for r in roles}
 
 
 @dataclass(frozen=True)
@@ -181,6 +211,7 @@ CASES: Mapping[str, Case] = {
         lambda old: {"end.a.weight": columns(old["end.a.weight"], 2)},
         {"growth": 2},
     ),
+    "deepen.dense_layer": Case(LAYER, "end", dense_layer, {"growth": 2}),
     "transformer.insert": Case(
         TOKENS,
         "p.r",
@@ -246,6 +277,7 @@ CASES: Mapping[str, Case] = {
             "p.a.bias": np.concatenate((old["p.a.bias"], old["q.b.bias"])),
         },
     ),
+    "merge.concat_norm": Case(NORMS, "n", one_norm),
     "remove.concat_of_halves": Case(HALVES, "end", gone=("end", "chunk")),
     "remove.reshape": Case(LAID.format("l: reshape([0, 4])"), "t", gone=("t",)),
     "remove.reshape_pair": Case(
@@ -324,6 +356,7 @@ def test_what_is_assumed_matters(name: str) -> None:
         ("branch.zero", "stage2.0.conv1", {}, "resnet20"),
         ("deepen.dense", "transition1.conv", {"width": 48, "growth": 12}, "densenet_bc_40_12"),
         ("deepen.dense", "denseblock2.3.conv1", {"growth": 6}, "densenet_bc_40_12"),
+        ("deepen.dense_layer", "denseblock2.3.concat", {"growth": 5}, "densenet_bc_40_12"),
         (
             "skip.concat_normed",
             "transition2.conv",
