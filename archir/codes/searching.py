@@ -168,10 +168,45 @@ CODES: dict[str, Code] = {
         "The page is made with jinja2, its axes with matplotlib: `pip install 'archir[search]'`. "
         "The exit status is 3.",
     ),
+    "A770": Code(
+        "no cells of NAT",
+        "`archir new nat_darts` and its like make the cells that NAT starts from. A cell has two "
+        "inputs, each other node two edges from earlier nodes, and halves the image on all edges "
+        "from its inputs or on none; a pooling of 2 x 2 halves it always. Genomes have the "
+        "operations of NAT++.",
+    ),
     "A775": Code(
         "no policy of NAT",
         "A policy is the safetensors file that `archir search --strategy nat` leaves in its run "
         "folder: its tensors have the shapes that belong together, its numbers are finite, and it "
         "knows the operations of this version of archir.",
+    ),
+    "A780": Code(
+        "Ray is not installed",
+        "`--executor ray` evaluates on Ray: `pip install 'archir[cluster]'`, on every machine. The "
+        "exit status is 3.",
+    ),
+    "A781": Code(
+        "there is no Ray, or it is gone",
+        "`--address` names a Ray that runs: `ray start --head` on one machine, `ray start "
+        "--address=HOST:PORT` on others, one of which is this one. Where the connection is lost in "
+        "the midst of a search, `--resume` goes on with it.",
+    ),
+    "A782": Code(
+        "other versions on other machines",
+        "All machines of a Ray have the same versions of Python and ray, and of archir, torch and "
+        "numpy, since results depend on them. The message names what differs.",
+    ),
+    "A783": Code(
+        "no machine that is large enough",
+        "An evaluation takes as many CPUs as `threads` says, and where the device is no CPU the "
+        "share of a GPU that `gpus` says. No machine of the Ray has these, or none is left; "
+        "`--resume` goes on when there is one.",
+    ),
+    "A784": Code(
+        "settings that Ray cannot have",
+        "Ray chooses the GPU of an evaluation, so that the device is `auto`, `cpu` or `cuda`. An "
+        "address is HOST:PORT or `auto`, and goes with `--executor ray`; those of Ray's client "
+        "(ray://) are not.",
     ),
 }

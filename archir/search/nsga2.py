@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 class Nsga2Config:
     """The numbers of the search; the defaults are NSGA-Net's for its micro space."""
 
-    encoding: Literal["nsga_micro", "nsga_macro", "nasbench201", "rules"] = "nsga_micro"
+    encoding: Literal["nsga_micro", "nsga_macro", "nasbench201", "nat_cells", "rules"] = (
+        "nsga_micro"
+    )
     """What an individual is: a genome of a space of the literature, or, with ``rules``, what moves
     make of the user's network."""
     channels: int = 16
@@ -171,8 +173,8 @@ def check_config(config: Nsga2Config) -> None:
 
 def space_of(config: Nsga2Config) -> Encoding:
     """The space of genomes that settings name."""
-    depth = {"nsga_micro": "layers", "nsga_macro": "nodes", "nasbench201": "cells"}
-    name = depth[config.encoding]
+    depth = {"nsga_macro": "nodes", "nasbench201": "cells"}
+    name = depth.get(config.encoding, "layers")
     return encoding(config.encoding, channels=config.channels, **{name: getattr(config, name)})
 
 

@@ -22,7 +22,7 @@ from archir.proof.certificate import Certificate
 from archir.proof.lineage import Lineage
 from archir.rewrite.library import Library
 
-ENCODINGS = ("nsga_micro", "nsga_macro", "nasbench201")
+ENCODINGS = ("nsga_micro", "nsga_macro", "nasbench201", "nat_cells")
 """Each is a module of this package with a function ``encoding`` of its settings."""
 
 LARGEST = 10_000
