@@ -30,6 +30,9 @@ class NatConfig:
     inputs: Literal["random", "given", "mixed"] = "random"
     """The cells that are changed in training: uniformly random ones [C], those of the start
     network, or either with equal chances [own]."""
+    changed: float = 0.5
+    """Of given cells, the share of edges that change at random where the weights are trained, so
+    that these know what may be sampled [own]. Cells that hand on nothing are drawn again."""
 
     channels: int = 20
     """Of the supernet's first cells [C]."""
@@ -56,6 +59,10 @@ class NatConfig:
 
     reward_images: int = 64
     """That a reward is measured on: the accuracy of what was sampled, less the input's [C]."""
+    saving: float = 0.0
+    """What is added to a reward for the share of the cells' MACs that a sample saves: with 0.1 a
+    tenth of them is worth a hundredth of accuracy [own]. Without, as in [C], a policy may well
+    learn to change nothing: that has no reward below 0."""
     alphas: int = 1
     """Samples for each input [C], [M]."""
     entropy: float = 0.003
@@ -75,7 +82,8 @@ class NatConfig:
     """Of the running mean [C]."""
     judged: int = 10
     """At the end, samples of the policy and of the uniform one for the start network's cells, whose
-    mean rewards on validation images are noted: ``score`` and ``uniform`` [own]."""
+    mean rewards (accuracies alone) on validation images are noted: ``score`` and ``uniform``, and
+    the MACs that they save: ``saved`` and ``uniform_saved`` [own]."""
 
     samples: int = 10
     """For the start network, to choose from [C]."""
@@ -110,6 +118,7 @@ class NatConfig:
 
 
 RANGES: Mapping[str, tuple[float, float]] = {
+    "changed": (0, 1),
     "channels": (2, 10**4),
     "layers": (1, 10**3),
     "epochs": (1, 10**6),
@@ -121,6 +130,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "weight_decay": (0, 1e3),
     "crop": (0, 10**4),
     "reward_images": (2, 10**6),
+    "saving": (0, 1e3),
     "alphas": (1, 10**4),
     "entropy": (0, 1e3),
     "policy_lr": (0, 1e3),

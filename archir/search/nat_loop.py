@@ -25,7 +25,9 @@ from archir.search.parts import Evaluated
 from archir.search.supernet import (
     Form,
     Supernet,
+    is_alive,
     load_supernet,
+    macs_of,
     random_cell,
     save_supernet,
     with_ops,
@@ -198,14 +200,10 @@ class _Run:
     def _weights_step(
         self, x: torch.Tensor, y: torch.Tensor, drawing: np.random.Generator
     ) -> float:
-        """A step of the shared weights.
-
-        Given cells are changed by the uniform policy first: all that may be sampled is to be
-        trained alike [own].
-        """
+        """A step of the shared weights: its loss."""
         cells, given = self._inputs(drawing)
         if given:
-            cells = sampled(self.uniform, cells, drawing)
+            cells = [self._changed(cell, drawing) for cell in cells]
         loss = functional.cross_entropy(self.supernet(cells, x), y)
         self.sgd.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -224,7 +222,8 @@ class _Run:
         for _ in range(config.alphas):
             samples.append([self.policy.sampled(cell, drawing) for cell in cells])
             made = [with_ops(c, s.ops) for c, s in zip(cells, samples[-1], strict=True)]
-            rewards.append(accuracy(self.supernet, made, x, y) - before)
+            gained = accuracy(self.supernet, made, x, y) - before
+            rewards.append(gained + config.saving * self._saved(cells, made))
         advantages = self._advantages(rewards)
         self.adam.zero_grad()
         for sample, advantage in zip(samples, advantages, strict=True):
@@ -233,6 +232,11 @@ class _Run:
         self.adam.step()
         entropies = [float(s.entropy.detach()) for sample in samples for s in sample]
         return float(np.mean(rewards)), float(np.sum(entropies)) / config.alphas
+
+    def _saved(self, cells: Sequence[Cell], made: Sequence[Cell]) -> float:
+        """The share of the cells' MACs that others do without."""
+        before, after = (macs_of(self.supernet.form, c) for c in (cells, made))
+        return (before - after) / max(before, 1.0)
 
     def _advantages(self, rewards: Sequence[float]) -> list[float]:
         """What is left of rewards without the baseline, which follows them."""
@@ -253,6 +257,17 @@ class _Run:
         ops = [op for op in self.supernet.form.ops if self._is_drawn(op)]
         return [random_cell(cell, ops, drawing) for cell in self.cells], False
 
+    def _changed(self, cell: Cell, drawing: np.random.Generator) -> Cell:
+        """A cell with some legal operations on some of its edges, which hands on something."""
+        for _ in range(ATTEMPTS):
+            ops = self.uniform.sample(cell, drawing)
+            changes = drawing.random(len(ops)) < self.config.changed
+            rows = zip(cell.edges, ops, changes, strict=True)
+            made = with_ops(cell, [op if change else edge.op for edge, op, change in rows])
+            if is_alive(made):
+                return made
+        return cell
+
     def _is_drawn(self, op: str) -> bool:
         """Whether random cells may have an operation."""
         return self.config.transitions != "nat++" or op in OPS[:13]
@@ -260,17 +275,17 @@ class _Run:
     # --- the end ----------------------------------------------------------------------------------
 
     def judge(self) -> dict[str, float]:
-        """Mean rewards on validation images of the policy and of the uniform one."""
+        """What samples of the policy and of the uniform one gain and save, on the average."""
         drawing = stream(self.seed, JUDGED)
         before = self.unseen.correct(self.supernet, self.cells).mean()
-        found = {"score": 0.0, "uniform": 0.0, "input": float(before)}
+        told = {"input": float(before)}
         for name, policy in (("score", self.policy), ("uniform", self.uniform)):
-            rewards = [
-                self.unseen.correct(self.supernet, sampled(policy, self.cells, drawing)).mean()
-                for _ in range(self.config.judged)
-            ]
-            found[name] = float(np.mean(rewards) - before)
-        return found
+            made = [sampled(policy, self.cells, drawing) for _ in range(self.config.judged)]
+            rewards = [self.unseen.correct(self.supernet, c).mean() - before for c in made]
+            told[name] = float(np.mean(rewards))
+            saved = name.replace("score", "") + "_saved"
+            told[saved.lstrip("_")] = float(np.mean([self._saved(self.cells, c) for c in made]))
+        return told
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -339,6 +354,9 @@ class Unseen:
                 parts.append((supernet(cells, x).argmax(1) == y).cpu().numpy())
         return np.concatenate(parts).astype(np.float64)
 
+
+ATTEMPTS = 100
+"""Cells that hand on nothing may come up so often in a row [own]."""
 
 BATCH = 256
 """Validation images whose statistics batch norms take together, about [own]."""

@@ -105,6 +105,41 @@ class _Made:
     """How often the image was halved."""
 
 
+def is_alive(cell: Cell) -> bool:
+    """Whether anything of what a cell reads leaves it."""
+    alive = set(range(cell.inputs))
+    for edge in cell.edges:  # in the order of the nodes that they lead to
+        if edge.op != NULL and edge.source in alive:
+            alive.add(edge.target)
+    return bool(alive & set(cell.output))
+
+
+def macs_of(form: Form, cells: Sequence[Cell]) -> float:
+    """The MACs of operations on edges, in those of one channel pair at the size of the image.
+
+    Poolings count as their additions, as in the table of NAT++'s code.
+    """
+    total, level = 0.0, 0
+    for layer in form.stack():
+        cell, levels = cells[layer.kind], levels_of(cells[layer.kind])
+        level += layer.before
+        for edge in cell.edges:
+            pixels = 4.0 ** -(level + levels[edge.target])
+            total += pixels * _macs(edge, layer.width)
+        level += max(levels[node] for node in cell.output)
+    return total
+
+
+def _macs(edge: Edge, c: int) -> int:
+    """Of an operation on ``c`` channels, for each pixel that it makes."""
+    if edge.op == SKIP and not edge.strided:
+        return 0
+    kind, _, size = edge.op.rpartition("_")
+    if kind.endswith("pool"):
+        return int(size[0]) ** 2 * c
+    return sum(math.prod(shape) for shape in _shapes_of(edge.op, c).values())
+
+
 def halves(cell: Cell) -> bool:
     """Whether a cell halves the image."""
     return any(edge.strided for edge in cell.edges)
