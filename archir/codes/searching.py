@@ -175,6 +175,11 @@ CODES: dict[str, Code] = {
         "from its inputs or on none; a pooling of 2 x 2 halves it always. Genomes have the "
         "operations of NAT++.",
     ),
+    "A771": Code(
+        "no transition of NAT",
+        "An operation may become a cheaper one, a skip or nothing (`archir.search.cells.targets`): "
+        "a skip that halves the image is two convolutions, so that nothing may become one.",
+    ),
     "A775": Code(
         "no policy of NAT",
         "A policy is the safetensors file that `archir search --strategy nat` leaves in its run "
