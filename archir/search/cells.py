@@ -9,8 +9,8 @@ Importing this module needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Transitions = Literal["nat", "nat++"]
@@ -124,6 +124,12 @@ class Cell:
     def nodes(self) -> int:
         """How many there are, inputs included."""
         return self.inputs + len(self.edges) // 2
+
+
+def with_ops(cell: Cell, ops: Sequence[str]) -> Cell:
+    """A cell with other operations on its edges."""
+    pairs = zip(cell.edges, ops, strict=True)
+    return replace(cell, edges=tuple(replace(edge, op=op) for edge, op in pairs))
 
 
 @dataclass(frozen=True)

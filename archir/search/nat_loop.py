@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from archir.api import Network
 from archir.diag import ArchirError, error
-from archir.search.cells import ACTIONS, OPS, Cell
+from archir.search.cells import ACTIONS, OPS, Cell, with_ops
 from archir.search.nat_config import NatConfig, learning
 from archir.search.nat_policy import Policy, PolicyConfig, Sampled, save_policy, surrogate
 from archir.search.parts import Evaluated
@@ -30,7 +30,6 @@ from archir.search.supernet import (
     macs_of,
     random_cell,
     save_supernet,
-    with_ops,
 )
 from archir.search.untrained import stream
 from archir.search.work import KEPT

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +143,6 @@ def _macs(edge: Edge, c: int) -> int:
 def halves(cell: Cell) -> bool:
     """Whether a cell halves the image."""
     return any(edge.strided for edge in cell.edges)
-
-
-def with_ops(cell: Cell, ops: Sequence[str]) -> Cell:
-    """A cell with other operations on its edges."""
-    pairs = zip(cell.edges, ops, strict=True)
-    return replace(cell, edges=tuple(replace(edge, op=op) for edge, op in pairs))
-
-
-def ops_of(cells: Iterable[Cell]) -> list[list[str]]:
-    """The operations on the edges of each cell."""
-    return [[edge.op for edge in cell.edges] for cell in cells]
 
 
 def random_cell(kind: Cell, ops: Sequence[str], generator: np.random.Generator) -> Cell:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from archir.diag import ArchirError
-from archir.search.cells import FAMILIES, NULL, OPS, SKIP, Cell, Edge, targets
+from archir.search.cells import FAMILIES, NULL, OPS, SKIP, Cell, Edge, targets, with_ops
 from archir.search.supernet import (
     Form,
     Supernet,
@@ -24,7 +24,6 @@ from archir.search.supernet import (
     macs_of,
     random_cell,
     save_supernet,
-    with_ops,
 )
 from archir.weights.store import load_metadata, load_weights, save_weights
 
