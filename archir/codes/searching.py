@@ -186,6 +186,24 @@ CODES: dict[str, Code] = {
         "folder: its tensors have the shapes that belong together, its numbers are finite, and it "
         "knows the operations of this version of archir.",
     ),
+    "A776": Code(
+        "no supernet",
+        "The shared weights that NAT's samples are scored with are the file that the training of "
+        "its policy left in the run folder; it was changed since.",
+    ),
+    "A777": Code(
+        "a network without cells",
+        "NAT changes operations on edges: convolutions, separable and dilated ones, poolings, "
+        "skips, as rewrites/nat.rule reads them. The network has none that could change.",
+    ),
+    "A778": Code(
+        "wrong settings of NAT",
+        "The message names the entry of `[nat]` and its range: docs/search.md. NAT takes no moves.",
+    ),
+    "A779": Code(
+        "dearer than the input",
+        "What a policy makes of a network has neither more MACs nor more parameters than that.",
+    ),
     "A780": Code(
         "Ray is not installed",
         "`--executor ray` evaluates on Ray: `pip install 'archir[cluster]'`, on every machine. The "
