@@ -1,0 +1,271 @@
+"""NAT: a policy learns to give the edges of a network's cells cheaper operations.
+
+Guo et al. 2019 (NAT, arXiv 1910.14488) and 2021 (NAT++, arXiv 2102.10301). The stages: ``policy``,
+a supernet over the network's cells and the policy are trained; ``derive``, samples of the policy
+and the input are scored with the shared weights on validation images; ``trained``, the input and
+the sample that was chosen are trained alike; ``final``, the better of the two is trained on all
+images. A sample costs no more than the input: no dearer operation can be drawn, and that its MACs
+and parameters are no more is checked. Importing this module needs no torch.
+
+Our own, for want of a source: cells are those that archir reads in any network, equal ones
+together; where there are several kinds that do not halve the image they take turns in the supernet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from archir.diag import error
+from archir.search.cells import Cell, with_ops
+from archir.search.nat_config import NatConfig, check_config, recipe
+from archir.search.nat_training import NatTraining, SharedWeights
+from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, scored_of, seed_of
+from archir.search.reading_cells import FoundCell, applications, read_cells, rewriting
+from archir.search.space import Move, use_record
+from archir.search.training import Training
+
+if TYPE_CHECKING:
+    from archir.api import Application, Network
+    from archir.search.engine import Search
+    from archir.search.nat_policy import Policy
+
+POLICY = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Operations for all edges, and the rules that make them of the input's."""
+
+    cells: tuple[Cell, ...]
+    uses: tuple[Application, ...]
+
+
+@dataclass(frozen=True)
+class Nat:
+    """The strategy."""
+
+    config: NatConfig
+    evaluator: Evaluator | None = None
+    """Scores input and chosen sample in the place of training; the last is trained all the same."""
+    name: str = "nat"
+
+    def record(self) -> Mapping[str, Any]:
+        """Its settings, as JSON values."""
+        other = None if self.evaluator is None else dict(self.evaluator.record())
+        return {"strategy": self.name, **asdict(self.config), "evaluator": other}
+
+    def expected(self) -> int:
+        """The policy, input and samples, those that are trained."""
+        config = self.config
+        return 4 + config.samples + config.likeliest + bool(config.epoch_final)
+
+    def run(self, search: Search) -> Outcome:
+        """Learn a policy, derive a network, train it.
+
+        Raises:
+            ArchirError: A777, the start network has no cells; A722, it was refused, or the policy
+                could not be trained.
+        """
+        start = search.start
+        assert start is not None, "NAT needs a start network"
+        found = read_cells(start.graph)
+        if not found:
+            raise error(
+                "A777",
+                f"{start.graph.name} has no cells that NAT could change",
+                hint="a cell is made of operations on edges that meet in sums: docs/search.md",
+            )
+        first = Proposal({"kind": "start"}, lambda: start, (), seed_of(search, "policy"))
+        cells = tuple(cell.cell for cell in found)
+        training = NatTraining(self.config, cells)
+        (learned,) = search.evaluate("policy", training, [first])
+        if learned.status != "scored":
+            raise error("A722", f"the start network was {learned.status}: {learned.reason}")
+        path = search.kept(learned, POLICY)
+        from archir.search.nat_policy import load_policy  # noqa: PLC0415 - it needs torch
+
+        samples = self._samples(search, load_policy(path), found)
+        derived = self._derive(search, learned, samples)
+        best = self._trained(search, derived)
+        # scores of one stage alone can be compared
+        return Outcome(self._final(search, best), stages=(best.stage,), files={POLICY: path})
+
+    def _samples(self, search: Search, policy: Policy, found: Sequence[FoundCell]) -> list[_Sample]:
+        """The input, then what the policy makes of it: each only once."""
+        config = self.config
+        drawn = [[policy.choose(f.cell) for f in found]] if config.likeliest else []
+        for number in range(config.samples):
+            stream = search.draw(self.name, "sample", number)
+            drawn.append([policy.sample(f.cell, stream) for f in found])
+        every = [_Sample(tuple(f.cell for f in found), ())]
+        for ops in drawn:
+            sample = _sample(found, ops)
+            if sample.cells not in [other.cells for other in every]:
+                every.append(sample)
+        return every
+
+    def _derive(self, search: Search, learned: Member, samples: list[_Sample]) -> list[Member]:
+        """The input and the sample that is chosen; one of them alone, where that is all."""
+        supernet = search.kept(learned, "supernet.safetensors").read_bytes()
+        cells = tuple(sample.cells for sample in samples)
+        shared = SharedWeights(supernet, cells, self.config.shared_images)
+        seed = seed_of(search, "rules")
+        proposals = [
+            Proposal(
+                _origin(sample.uses, seed),
+                partial(_derived, search, learned, sample.uses, seed),
+                (learned.number,),
+                number,
+            )
+            for number, sample in enumerate(samples)
+        ]
+        first, *others = search.evaluate("derive", shared, proposals)
+        chosen = self._chosen(first, others)
+        search.note("derived", input=first.number, best=(chosen or first).number)
+        return [first] if chosen is None else [first, chosen]
+
+    def _chosen(self, first: Member, others: Sequence[Member]) -> Member | None:
+        """The sample that goes on."""
+
+        def accurate(member: Member) -> tuple[float, int, int]:
+            return member.score, -member.macs, -member.number
+
+        scored = scored_of(others)
+        if self.config.derive == "cheapest":
+            scored = [member for member in scored if member.macs < first.macs]
+            equal = [m for m in scored if m.scores["difference"] + m.scores["half"] >= 0]
+            if equal:
+                return min(equal, key=lambda m: (m.macs, -m.score, m.number))
+        return max(scored, key=accurate, default=None)
+
+    def _trained(self, search: Search, derived: Sequence[Member]) -> Member:
+        """Train the input and the sample alike; the better one, of equals the cheaper one."""
+        config = self.config
+        if not search.goes_on(2.0 + bool(config.epoch_final)):
+            return derived[-1]
+        training = self.evaluator or Training(recipe(config, config.epoch_trained))
+        seed = seed_of(search, "trained")
+        proposals = [
+            Proposal({"kind": "parent"}, partial(self._untrained, search, m), (m.number,), seed)
+            for m in derived
+        ]
+        members = search.evaluate("trained", training, proposals)
+        scored = scored_of(members)
+        if not scored:
+            return derived[-1]
+        return max(scored, key=lambda m: (m.score, -m.macs, -m.number))
+
+    def _final(self, search: Search, best: Member) -> Member:
+        """The best after a training on all images; before it, where there is none or it failed."""
+        config = self.config
+        if not config.epoch_final or not search.goes_on():
+            return best
+        training = Training(recipe(config, config.epoch_final), join=config.final_joins)
+        make = partial(self._untrained, search, best)
+        last = Proposal({"kind": "parent"}, make, (best.number,), seed_of(search, "final"))
+        (trained,) = search.evaluate("final", training, [last])
+        return trained if trained.status == "scored" else best
+
+    def _untrained(self, search: Search, member: Member) -> Network:
+        """A member as its training begins."""
+        network = search.network(member)
+        return network if self.config.weights == "inherited" else replace(network, weights=None)
+
+
+def _sample(found: Sequence[FoundCell], ops: Sequence[Sequence[str]]) -> _Sample:
+    """Cells with other operations; an edge that no rule makes so stays as it is."""
+    made = [
+        [
+            op if op == edge.op or applications(cell, number, op) else edge.op
+            for number, (edge, op) in enumerate(zip(cell.cell.edges, names, strict=True))
+        ]
+        for cell, names in zip(found, ops, strict=True)
+    ]
+    cells = [with_ops(cell.cell, names) for cell, names in zip(found, made, strict=True)]
+    return _Sample(tuple(cells), tuple(rewriting(found, made)))
+
+
+def _origin(uses: Sequence[Application], seed: int) -> Mapping[str, Any]:
+    if not uses:
+        return {"kind": "parent"}
+    return {"kind": "rewrite", "uses": [use_record(use) for use in uses], "seed": seed}
+
+
+def _derived(search: Search, input_: Member, uses: Sequence[Application], seed: int) -> Network:
+    """The network of a sample.
+
+    Raises:
+        ArchirError: A779, it is dearer than the input.
+    """
+    network = search.network(input_)
+    if not uses:
+        return network
+    made = search.rewritten(network, uses, seed)
+    before, after = network.cost(), made.cost()
+    if after.macs > before.macs or after.params > before.params:
+        raise error(
+            "A779",
+            f"{after.params:,} parameters and {after.macs:,} MACs are more than the input's "
+            f"{before.params:,} and {before.macs:,}",
+        )
+    return made
+
+
+def make(
+    config: NatConfig,
+    moves: Sequence[Move] | None = None,
+    evaluator: Evaluator | None = None,
+) -> Nat:
+    """The strategy.
+
+    Raises:
+        ArchirError: A778, the settings make no sense, or there are moves.
+    """
+    check_config(config)
+    if moves is not None:
+        raise error("A778", "NAT has no moves: its policy chooses among the rules `nat.*`")
+    return Nat(config, evaluator)
+
+
+SMALL = NatConfig(
+    self_loops=True,
+    inputs="given",
+    channels=4,
+    layers=3,
+    epochs=60,
+    warmup=20,
+    batch_size=32,
+    lr=0.05,
+    flip=False,
+    crop=0,
+    reward_images=256,
+    alphas=4,
+    policy_lr=1e-3,
+    baseline="others",
+    samples=20,
+    likeliest=True,
+    derive="cheapest",
+    epoch_trained=20,
+    epoch_final=20,
+    batch_trained=64,
+    lr_trained=0.05,
+    cutout=0,
+)
+"""Under two minutes on two cores with the cells of a family and digits [own]."""
+
+PRESETS = {
+    "small": SMALL,
+    "paper": NatConfig(),
+    "paper2": NatConfig(transitions="nat++", epochs=200),
+}
+
+NAT = Kind(
+    "nat",
+    "A policy gives the edges of a network's cells cheaper operations (Guo et al. 2019).",
+    NatConfig,
+    PRESETS,
+    make,
+)
