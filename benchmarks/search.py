@@ -13,9 +13,11 @@ best network of each run, and each member of its front.
 *few*: NASH and the baseline on 200 of the digits' training images, in batches of 16, where networks
 are not all nearly perfect; the validation and test images are all of them.
 
-*cifar10*: NASH, its baseline, its start network in the same cycles, and random-weight evaluation on
-all of CIFAR-10, within 20 CPU minutes each. `nash_five` makes a child by five morphisms, which is
-the paper's number, in place of two.
+*same* and *same_few*: all searches within the same CPU seconds (`four.py`).
+
+*cifar10*: NASH, its baseline, its start network in the same cycles, random-weight evaluation, EAS
+and its baseline on all of CIFAR-10, within 20 CPU minutes each. `nash_five` makes a child by five
+morphisms, which is the paper's number, in place of two.
 
     ARCHIR_DATA=../data python benchmarks/cifar10.py runs/search/cifar10.npz  # once
     python benchmarks/search.py --parts digits --seeds 5
@@ -36,13 +38,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import four
 import numpy as np
+from figures import Record, Run, head, mean_difference, right, share
 from measure import machine, save_svg
 from scipy import stats
 
@@ -50,47 +54,58 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTROLS = {"cycles": "CYCLES", "one_cycle": "ONE_CYCLE"}
 FIXED = ("--device", "cpu", "--threads", "1")
 FEW = 200
-COLOURS = {"nash": "#0072b2", "nash_five": "#cc79a7", "random": "#d55e00", "rwe": "#0072b2"}
-TITLES = {"nash": "NASH", "nash_five": "five morphisms", "random": "random", "rwe": "RWE"}
+PANELS: tuple[tuple[str, tuple[str, ...], str, dict[str, tuple[str, str]]], ...] = (
+    (
+        "NASH",
+        ("start", "neighbours"),
+        "validation accuracy",
+        {
+            "nash": ("NASH", "#0072b2"),
+            "nash_five": ("five morphisms", "#cc79a7"),
+            "random": ("random", "#e69f00"),
+        },
+    ),
+    (
+        "EAS",
+        ("start", "sampled"),
+        "validation accuracy",
+        {"eas": ("EAS", "#d55e00"), "eas_random": ("random policy", "#56b4e9")},
+    ),
+    (
+        "random-weight evaluation",
+        ("search",),
+        "score: accuracy of a linear head",
+        {"rwe": ("RWE", "#009e73")},
+    ),
+)
+"""Of the picture: title, stages that are drawn, what a score is, and lines with their colours."""
 DIFFERENCE = ("mean difference, points", "seeds NASH is above : below", "p")
-PARTS = ("digits", "few", "cifar10")
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A search: the words behind `archir search`, said in the root of the project."""
-
-    part: str
-    strategy: str
-    seed: int
-    words: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.part}-{self.strategy}-{self.seed}"
+PARTS = ("digits", "few", "cifar10", *four.PARTS)
 
 
 def plan(part: str, runs: Path, seeds: int) -> list[Run]:
     """The searches of a part."""
 
     def one(strategy: str, seed: int, workers: int, *words: str) -> Run:
-        chosen = strategy.partition("_")[0]
+        chosen = "nash" if strategy == "nash_five" else strategy
         if strategy in CONTROLS:
             chosen = f"benchmarks/nash_control.py:{CONTROLS[strategy]}"
         said = ("--strategy", chosen, "--seed", str(seed), "--workers", str(workers))
         return Run(part, strategy, seed, (*words, *said, *FIXED))
 
+    if part in four.PARTS:
+        return four.plan(part, "digits" if part == "same" else str(few(runs)), seeds)
     if part == "cifar10":
         data = f"--preset cpu20 --data {(runs / 'cifar10.npz').resolve()}".split()
         start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs"]
+        plain = ["benchmarks/eas_cifar10.arch", "--init", "0", "--max-macs", "4000000"]
         return [
             one("nash", 0, 2, *start, "8000000", *data),
             one("nash_five", 0, 2, *start, "6000000", *data, "--set", "n_nm=5"),
             one("random", 0, 2, *start, "8000000", *data),
             one("cycles", 0, 1, *start, "8000000", *data),
             one("rwe", 0, 2, *data),
+            *(one(name, 0, 1, *plain, *data) for name in ("eas", "eas_random")),
         ]
     data, strategies = "digits", {"nash": 2, "random": 1, "cycles": 1, "one_cycle": 1}
     if part == "few":
@@ -164,6 +179,7 @@ def record(run: Run, runs: Path) -> Record:
         "validation": last_accuracy(result["best"], members),
         "cpu_seconds": round(sum(line.get("cpu_seconds", 0.0) for line in timings), 1),
         "seconds": json.loads(took.read_text()) if took.exists() else None,
+        "spent": spent(members, timings),
         "verified": {p.name: verified(p) for p in [*sorted(folder.glob("front/*.arch")),
                                                    folder / "best.arch"]},
     }  # fmt: skip
@@ -174,6 +190,14 @@ def record(run: Run, runs: Path) -> Record:
         found["front"] = [pick(members[number]) for number in result["front"]]
     kept.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def spent(members: dict[int, Any], timings: Sequence[Record]) -> dict[str, float]:
+    """The CPU seconds of each stage."""
+    found: Counter[str] = Counter()
+    for line in timings:
+        found[members[line["number"]]["stage"]] += line.get("cpu_seconds", 0.0)
+    return {stage: round(seconds, 1) for stage, seconds in found.items()}
 
 
 def epochs_behind(number: int, members: dict[int, Any], stages: dict[str, Any]) -> int:
@@ -230,32 +254,6 @@ def pick(member: Record) -> Record:
 
 
 # --- what it comes to -----------------------------------------------------------------------------
-
-
-def share(correct: int, count: int) -> str:
-    """A share of images in per cent, with its exact interval."""
-    low, high = stats.binomtest(correct, count).proportion_ci(method="exact")
-    return f"{correct / count:.2%} ({low:.2%} to {high:.2%})".replace("%", " %")
-
-
-def right(correct: int, count: int, **_: float) -> str:
-    """How many images, with the exact interval of their share."""
-    low, high = stats.binomtest(correct, count).proportion_ci(method="exact")
-    return f"{correct} ({100 * low:.1f} to {100 * high:.1f} %)"
-
-
-def mean_difference(pairs: Sequence[tuple[float, float]]) -> str:
-    """The mean of paired differences in points, its interval, and the sign test."""
-    found = np.array([100 * (a - b) for a, b in pairs])
-    mean, n = float(found.mean()), len(found)
-    if n < 2:
-        return f"{mean:+.2f} (one seed) | |"
-    half = float(stats.t.ppf(0.975, n - 1) * found.std(ddof=1) / np.sqrt(n))
-    more, less = int((found > 0).sum()), int((found < 0).sum())
-    p = stats.binomtest(more, more + less).pvalue if more + less else 1.0
-    zero = "includes zero" if abs(mean) <= half else "excludes zero"
-    span = f"{mean - half:+.2f} to {mean + half:+.2f}, {zero}"
-    return f"{mean:+.2f} ({span}) | {more} : {less} of {n} | {p:.2g}"
 
 
 def digits_tables(records: Sequence[Record]) -> list[str]:
@@ -335,6 +333,8 @@ def cifar10_tables(records: Sequence[Record]) -> list[str]:
         "random": "random baseline of NASH",
         "cycles": "start network of NASH, same cycles",
         "rwe": "RWE with NSGA-II, macro space",
+        "eas": "EAS",
+        "eas_random": "random policy of EAS",
     }
     for r in (r for r in records if r["part"] == "cifar10"):
         test = r["test"]
@@ -370,14 +370,14 @@ def checks_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def head(*titles: str) -> list[str]:
-    """The first two lines of a table."""
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-
-
 def tables(records: Sequence[Record]) -> list[str]:
     """All tables that the records fill, in Markdown; docs/results.md holds them."""
-    makers = {"digits": digits_tables, "few": few_tables, "cifar10": cifar10_tables}
+    makers: dict[str, Callable[[Sequence[Record]], list[str]]] = {
+        "digits": digits_tables,
+        "few": few_tables,
+        "cifar10": cifar10_tables,
+        **{part: partial(four.tables, part=part) for part in four.PARTS},
+    }
     parts = {r["part"] for r in records}
     found = [table for part in PARTS if part in parts for table in makers[part](records)]
     return [*found, checks_table(records)]
@@ -391,28 +391,28 @@ def draw(records: Sequence[Record], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     plt.rcParams |= {"svg.hashsalt": "archir", "svg.fonttype": "none", "font.size": 9}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.2))
-    for r in (r for r in records if r["part"] == "cifar10" and r["strategy"] in COLOURS):
-        rwe = r["strategy"] == "rwe"
-        axis, stages = (right, ("search",)) if rwe else (left, ("start", "neighbours"))
-        colour = COLOURS[r["strategy"]]
-        points = [p for p in r["curve"] if p["stage"] in stages]
-        minutes = [p["cpu_seconds"] / 60 for p in points]
-        best = np.maximum.accumulate([p["score"] for p in points])
-        axis.step(
-            minutes, best, where="post", color=colour, label=f"{TITLES[r['strategy']]}: best so far"
-        )
-        axis.plot(minutes, [p["score"] for p in points], ".", color=colour, alpha=0.4)
-        axis.set_title("random-weight evaluation" if rwe else "NASH")
-        axis.set_ylabel("score: accuracy of a linear head" if rwe else "validation accuracy")
-        if not rwe:
-            test = r["test"]["best"]["accuracy"]
-            axis.plot(r["cpu_seconds"] / 60, test, "*", color=colour, label="test, at the end")
-    for axis in (left, right):
+    by = {r["strategy"]: r for r in records if r["part"] == "cifar10"}
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(10.5, 3.2))
+    for axis, (title, stages, score, lines) in zip(axes, PANELS, strict=True):
+        for name, (label, colour) in lines.items():
+            if name not in by:
+                continue
+            points = [p for p in by[name]["curve"] if p["stage"] in stages]
+            minutes = [p["cpu_seconds"] / 60 for p in points]
+            scores = [p["score"] for p in points]
+            best = np.maximum.accumulate(scores)
+            axis.step(minutes, best, where="post", color=colour, label=f"{label}: best so far")
+            axis.plot(minutes, scores, ".", color=colour, alpha=0.4)
+            if score == "validation accuracy":
+                test = by[name]["test"]["best"]["accuracy"]
+                place = by[name]["cpu_seconds"] / 60
+                axis.plot(place, test, "*", color=colour, label="test, at the end")
+        axis.set_title(title)
+        axis.set_ylabel(score)
         axis.set_xlabel("CPU minutes")
         axis.grid(alpha=0.3)
         if axis.has_data():
-            axis.legend(loc="lower right", frameon=False)
+            axis.legend(loc="lower right", frameon=False, fontsize=7.5)
     figure.tight_layout()
     save_svg(figure, path)
     plt.close(figure)
@@ -425,10 +425,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
     parser.add_argument("--parts", default="digits", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", help="of each part these strategies alone, with commas between")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--no-search", action="store_true", help="only take what is done")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
+    parser.add_argument("--svg-four", type=Path)
     parser.add_argument("--from", dest="source", type=Path)
     chosen = parser.parse_args(arguments)
     if chosen.source is not None:
@@ -439,6 +441,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         planned = [
             run for part in chosen.parts.split(",") for run in plan(part, runs, chosen.seeds)
         ]
+        if chosen.only is not None:
+            planned = [run for run in planned if run.strategy in chosen.only.split(",")]
         for run in () if chosen.no_search else planned:
             carry_out(run, runs)
         records = [record(run, runs) for run in planned if done(runs / run.name)]
@@ -450,6 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     if chosen.svg is not None:
         draw(found["runs"], chosen.svg)
+    if chosen.svg_four is not None:
+        four.draw(found["runs"], chosen.svg_four)
 
 
 if __name__ == "__main__":
