@@ -37,8 +37,13 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "device": ("DEVICE", "auto, cpu, cuda, cuda:1."),
     "workers": ("N", "Processes side by side; auto: one a core."),
     "threads": ("N", "Of each evaluation."),
+    "executor": ("NAME", "auto: processes of this machine; ray: docs/cluster.md."),
+    "address": ("ADDRESS", "Of the Ray that is there: HOST:PORT or auto; else one is started."),
+    "gpus": ("SHARE", "Of each evaluation on Ray: 1, or a part of a GPU."),
 }
 """The entries of :class:`archir.search.settings.SearchConfig`, as flags."""
+
+_KINDS = {"N": int, "SEED": int, "SHARE": float}
 
 
 def _flags() -> list[Callable[[Any], Any]]:
@@ -48,7 +53,7 @@ def _flags() -> list[Callable[[Any], Any]]:
     found: list[Callable[[Any], Any]] = []
     for entry in fields(SearchConfig):
         metavar, text = _HELP[entry.name]
-        kind = int if metavar in ("N", "SEED") and entry.name != "workers" else str
+        kind: Any = str if entry.name == "workers" else _KINDS.get(metavar, str)
         shown = "" if entry.default is None else f"  [default: {entry.default}]"
         flag = f"--{entry.name.replace('_', '-')}"
         found.append(
@@ -77,7 +82,11 @@ def search(run: str | None, **words: Any) -> Report:
             return _searched(run=run, **words)
         except ArchirError as failure:
             first, *others = failure.diagnostics
-            if first.code not in ("A602", "A691", "A692") or first.hint or not kept():
+            if (
+                first.code not in ("A602", "A691", "A692", "A781", "A783")
+                or first.hint
+                or not kept()
+            ):
                 raise
             raise ArchirError(
                 replace(first, hint=kept()), *others, status=failure.status
@@ -230,9 +239,23 @@ def _executor(found: Settings, dataset: Dataset) -> Executor:
     """Where evaluations run."""
     from archir.search.executors import InProcess, Pool
 
-    asked = found.config.workers
+    config = found.config
+    asked = config.workers
+    if config.executor == "ray":
+        from archir.search.cluster import Ray
+
+        return Ray(
+            dataset,
+            address=config.address,
+            workers=None if asked == "auto" else asked,
+            threads=config.threads,
+            device=config.device,
+            gpus=config.gpus,
+        )
+    if config.address is not None:
+        raise error("A784", f"nothing is evaluated at {config.address}", hint="--executor ray")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = max(1, (cores or 1) // found.config.threads) if asked == "auto" else asked
+    workers = max(1, (cores or 1) // config.threads) if asked == "auto" else asked
     return InProcess(dataset) if workers == 1 else Pool(workers)
 
 

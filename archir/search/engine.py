@@ -34,7 +34,7 @@ from archir.search.executors import Executor, InProcess
 from archir.search.journal import TIMINGS, Ledger, entry_of, member_of
 from archir.search.limits import Limits, measure_latency, too_slow
 from archir.search.parts import Evaluator, Member, Proposal, front
-from archir.search.work import DONE, KEPT, RESULT, DataRef, Job, environmental, said
+from archir.search.work import DONE, KEPT, RESULT, DataRef, Job, environmental, placed, said
 from archir.train.data import Dataset, calibration_of
 
 MEMBERS, WORK, LINEAGE, START = "members", "work", "lineage", "start.arch"
@@ -256,7 +256,7 @@ class Search:
             ArchirError: A701, a resumed run does not do what it did before; A602 and others that
                 are no fault of a network: the run can be resumed.
         """
-        evaluator = _placed(evaluator, self._device)
+        evaluator = placed(evaluator, self._device)
         self._begin(stage, evaluator)
         first = len(self.members)
         left = list(proposals)
@@ -444,14 +444,6 @@ class Search:
                 note,
             )
         )
-
-
-def _placed(evaluator: Evaluator, device: str) -> Evaluator:
-    """An evaluator that runs on a device, where it says on which."""
-    if not hasattr(evaluator, "device"):
-        return evaluator
-    made: Evaluator = replace(evaluator, device=device)  # type: ignore[type-var]
-    return made
 
 
 def _read_result(slot: _Slot, folder: Path) -> None:

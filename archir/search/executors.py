@@ -168,7 +168,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there,), daemon=True)
-        with _surroundings(threads):
+        with surroundings(threads):
             self.process.start()
         there.close()
         self.job: Job | None = None
@@ -220,7 +220,7 @@ def _how(process: multiprocessing.process.BaseProcess) -> str:
 
 
 @contextlib.contextmanager
-def _surroundings(threads: int) -> Iterator[None]:
+def surroundings(threads: int) -> Iterator[None]:
     """What a new process finds: its number of threads, and Ctrl-C held back until it ignores it.
 
     BLAS and OpenMP read the environment when they are loaded, which is before any code of ours.
@@ -246,7 +246,7 @@ def _surroundings(threads: int) -> Iterator[None]:
 def _serve(pipe: Connection) -> None:
     """Perform the jobs that come, until there is nobody to send any."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this decides
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_end_with_parent, daemon=True).start()
     # where it closes the pipe with something unread, that is no end but a reset
@@ -267,7 +267,8 @@ def _performed(packed: bytes) -> bytes:
     return b""
 
 
-def _stop(number: int, _: object) -> NoReturn:
+def stop(number: int, _: object) -> NoReturn:
+    """End this process, as a handler of a signal."""
     raise SystemExit(128 + number)
 
 

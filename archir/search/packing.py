@@ -7,6 +7,7 @@ import io
 import operator
 import pickle
 import sys
+import tempfile
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -16,15 +17,19 @@ from archir.search.work import Job
 from archir.train.sources import USER_MODULE, read_module
 
 
-def pack(job: Job) -> bytes:
+def pack(job: Job, *, carried: bool = False) -> bytes:
     """A job as bytes.
+
+    Args:
+        job: It.
+        carried: Whether the user's files are sent too, to where they do not lie.
 
     Raises:
         ArchirError: A712, its evaluator cannot be sent.
     """
     found = io.BytesIO()
     try:
-        _Packer(found).dump(job)
+        (_Carrier if carried else _Packer)(found).dump(job)
     except Exception as failure:
         raise _cannot(failure) from failure
     return found.getvalue()
@@ -53,6 +58,31 @@ class _Packer(pickle.Pickler):
             file = sys.modules[item.__module__].__file__
             return _named, (str(Path(str(file)).resolve()), item.__qualname__)
         return NotImplemented
+
+
+class _Carrier(pickle.Pickler):
+    """Sends the file that a class or function of the user's stands in, its script as well."""
+
+    def reducer_override(self, item: Any) -> Any:
+        if isinstance(item, type | FunctionType) and (
+            item.__module__.startswith(USER_MODULE) or item.__module__ == "__main__"
+        ):
+            file = Path(str(sys.modules[item.__module__].__file__))
+            return _unfolded, (file.name, file.read_bytes(), item.__qualname__)
+        return NotImplemented
+
+
+def _unfolded(file: str, content: bytes, name: str) -> Any:
+    return operator.attrgetter(name)(_carried_module(file, content))
+
+
+@functools.cache
+def _carried_module(file: str, content: bytes) -> ModuleType:
+    """The user's file as it was sent, which is run once in a process."""
+    with tempfile.TemporaryDirectory(prefix="archir-") as folder:
+        path = Path(folder, file)
+        path.write_bytes(content)
+        return read_module(path, "A712")
 
 
 def _named(file: str, name: str) -> Any:

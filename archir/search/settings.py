@@ -62,6 +62,14 @@ class SearchConfig:
     not depend on it."""
     threads: int = 1
     """Of each evaluation; float sums depend on it."""
+    executor: Literal["auto", "ray"] = "auto"
+    """Where evaluations run: ``auto``, in processes of this machine; ``ray``, on Ray, which may
+    have several machines (``docs/cluster.md``). Results do not depend on it."""
+    address: str | None = None
+    """Of the Ray that is there: ``HOST:PORT``, or ``auto`` for the one on this machine; without it
+    the search starts one of its own."""
+    gpus: float = 1.0
+    """Of each evaluation on Ray where the device is no CPU: one, or a part of one."""
 
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {
         "data_seed": (0, _SMALL),
@@ -73,11 +81,12 @@ class SearchConfig:
         "max_evaluations": (1, 10**9),
         "workers": (1, 1024),
         "threads": (1, 1024),
+        "gpus": (0.01, 1),
     }
 
 
 ENTRIES = tuple(f.name for f in fields(SearchConfig))
-_FREE = ("device", "workers")
+_FREE = ("device", "workers", "executor", "address", "gpus")
 """Entries that a run may be gone on with otherwise: nothing in it depends on them, or, of the
 device, its kind alone, which the engine looks at."""
 

@@ -29,8 +29,8 @@ DONE, RESULT, KEPT = "done.arch", "result.json", "kept"
 folder of files that its evaluator wants to be kept with the member (a policy, say)."""
 
 _DISK = {"A602", "A691", "A692"}
-_LACKING = {"A503", "A622", "A630"}
-"""A backend, a package or a device that is not there: no network would do better."""
+_LACKING = {"A503", "A622", "A630", "A780", "A781", "A782", "A783"}
+"""A backend, a package, a device or a Ray that is not there: no network would do better."""
 _REFUSED = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -130,6 +130,14 @@ def write_result(job: Job, outcome: Mapping[str, Any]) -> None:
     text = json.dumps({"key": job.key, **outcome}, indent=1, allow_nan=False) + "\n"
     with writing(job.folder / RESULT) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def placed(evaluator: Evaluator, device: str) -> Evaluator:
+    """An evaluator that runs on a device, where it says on which."""
+    if not hasattr(evaluator, "device"):
+        return evaluator
+    made: Evaluator = replace(evaluator, device=device)  # type: ignore[type-var]
+    return made
 
 
 def environmental(failure: BaseException) -> bool:
