@@ -17,13 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from archir.api import Application, library
+from archir.api import Application, Network, library
 from archir.diag import error
 from archir.ir.graph import Graph, Node, Value
 from archir.ir.types import AttrValue
 from archir.ops import installed_ops
 from archir.rewrite.library import Library
 from archir.rewrite.match import Match, Matcher
+from archir.rewrite.sites import Planner
 from archir.search.cells import NULL, OPS, SKIP, Cell, Edge, targets
 
 IMAGES = 4
@@ -33,6 +34,7 @@ _CROSSED = {f"conv_1x{k}_{k}x1": k for k in (3, 7)}
 
 _SKIP, _ADD = "nat.skip_to_null.named", "nat.null_to_skip.named"
 _HALVED = "nat.skip_to_null.halved"
+_CLEAN = "drop.null"
 
 _FOUND_BY: Sequence[tuple[str, str, Mapping[str, AttrValue]]] = (
     *((f"nat.{kind}_to_null", kind, {}) for kind in ("conv", "sep", "dil", "max", "avg")),
@@ -139,6 +141,47 @@ def rewriting(found: Sequence[FoundCell], chosen: Sequence[Sequence[str]]) -> li
     # What names a tensor comes first: others may take that tensor away.
     first = (_SKIP, _ADD)
     return sorted(uses, key=lambda u: first.index(u.rule) if u.rule in first else len(first))
+
+
+def settled(cell: Cell, ops: Sequence[str]) -> list[str]:
+    """Operations with those that would work on zeros alone taken out.
+
+    A node that only nulls lead to holds zeros: each edge that leaves it becomes null too, which
+    every operation may. Of a convolution that takes away what its batch norm makes of zeros, a
+    number for each channel.
+
+    Args:
+        cell: The cell as it was.
+        ops: An operation for each of its edges.
+    """
+    found = list(ops)
+    held = dict.fromkeys(range(cell.inputs), False)
+    for node in range(cell.inputs, cell.nodes):
+        pair = [k for k, edge in enumerate(cell.edges) if edge.target == node]
+        for k in pair:
+            if held[cell.edges[k].source]:
+                found[k] = NULL
+        held[node] = all(found[k] == NULL for k in pair)
+    return found
+
+
+def cleaning(network: Network, uses: Sequence[Application]) -> list[Application]:
+    """The rules that take zeros out of sums, and with them what nothing reads any more.
+
+    Args:
+        network: A network.
+        uses: What is done with it before, see :func:`rewriting`.
+    """
+    graph = network.graph
+    for use in uses:
+        planner = Planner(graph, network.ops)
+        graph = planner.plan(network.rule(use.rule), use.at or "", use.arguments).after
+    found: list[Application] = []
+    rule = network.rule(_CLEAN)
+    while sites := Planner(graph, network.ops).sites(rule):
+        graph = Planner(graph, network.ops).plan(rule, sites[0].at, {}).after
+        found.append(Application(_CLEAN, sites[0].at))
+    return found
 
 
 def _application(edge: Edge, place: Place, target: str) -> Application:
