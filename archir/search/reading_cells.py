@@ -289,7 +289,7 @@ class _Reader:
             for match in Matcher(rule, self.graph, installed_ops(), arguments).all():
                 op = _op_of(kind, {**match.scalars, **arguments})
                 inside = frozenset(node.name for node in match.nodes.values())
-                if op is None or any(part.startswith("preprocess") for part in _scopes(inside)):
+                if op is None or _adapts(inside):
                     continue
                 strided = kind == "halved" or match.scalars.get("s", arguments.get("stride")) != 1
                 yield _Op(op, match.variables["x"], match.root, strided, inside)
@@ -374,10 +374,7 @@ class _Reader:
 
     def _cell(self, group: _Group) -> tuple[Cell, tuple[Place, ...]]:
         values = {edge.source for name in group.members for edge in self._edges(name)}
-        inputs = sorted(
-            (v for v in values if not self.bit.get(v.node, 0) & group.bits),
-            key=lambda v: (self.place[v.node], v.port),
-        )
+        inputs = self._in_order(v for v in values if not self.bit.get(v.node, 0) & group.bits)
         number = {value: k for k, value in enumerate(inputs)}
         edges: list[Edge] = []
         places: list[Place] = []
@@ -396,6 +393,12 @@ class _Reader:
         inside |= set(group.members)
         output = tuple(number[Value(name)] for name in group.members if self._leaves(name, inside))
         return Cell(tuple(edges), output, len(inputs)), tuple(places)
+
+    def _in_order(self, inputs: Iterable[Value]) -> list[Value]:
+        """As the network has them; `preprocess0` before `preprocess1`, however it was rewritten."""
+        found = sorted(inputs, key=lambda v: (self.place[v.node], v.port))
+        adapted = all(_adapts([value.node]) for value in found)
+        return sorted(found, key=lambda v: v.node) if adapted else found
 
     def _shape(self, value: Value) -> object:
         return self.graph.type_of(value).shape
@@ -416,8 +419,10 @@ def _op_of(kind: str, scalars: Mapping[str, AttrValue]) -> str | None:
     return f"{name}_{k}x{k}" if f"{name}_{k}x{k}" in OPS else None
 
 
-def _scopes(paths: Iterable[str]) -> set[str]:
-    return {part for path in paths for part in path.split(".")[:-1]}
+def _adapts(paths: Iterable[str]) -> bool:
+    """Whether nodes lie in a scope that adapts a cell's input."""
+    parts = (part for path in paths for part in path.split(".")[:-1])
+    return any(part.startswith("preprocess") for part in parts)
 
 
 def _shared(paths: Sequence[str]) -> str:
