@@ -139,7 +139,7 @@ class _Broker:
     ) -> None:
         self._pipe, self._terms, self._events = pipe, terms, events
         self._ray: Any = importlib.import_module("ray")
-        with self._told():
+        with told_of_ray(self._ray, self._terms):
             _reach(terms.address)
             self._ray.init(**self._settings(dataset))
             signal.signal(signal.SIGTERM, stop)  # Ray has put its own in place
@@ -179,7 +179,7 @@ class _Broker:
                 continue
             if event is None:
                 return
-            with self._told():
+            with told_of_ray(self._ray, self._terms):
                 if isinstance(event, int):
                     self._settle(event)
                 else:
@@ -232,32 +232,38 @@ class _Broker:
         hint = "`ray status` lists what there is; --threads and --gpus say what each needs"
         return error("A783", f"no machine of this Ray has {what} for an evaluation", hint=hint)
 
-    def _no_token(self) -> Exception:
-        hint = "export RAY_AUTH_MODE=token, and the same ~/.ray/auth_token on all machines"
-        return error("A781", f"the Ray at {self._terms.address} wants another token", hint=hint)
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say in the user's terms what Ray cannot do."""
-        failures, where = self._ray.exceptions, self._terms.address or "this machine"
-        same = "install the same versions of Python, ray and archir on all machines"
-        try:
-            yield
-        except OSError as reason:
-            if "AuthToken" in str(reason.__cause__):
-                raise self._no_token() from None
-            hint = "`ray start --head` starts one; run this on a machine that is a part of it"
-            raise error("A781", f"there is no Ray at {where}: {_line(reason)}", hint=hint) from None
-        except failures.RayTaskError as reason:
-            told = f"a worker cannot run archir: {_line(reason)}"
+@contextlib.contextmanager
+def told_of_ray(ray: Any, terms: Terms) -> Iterator[None]:
+    """Say in the user's terms what Ray cannot do.
+
+    Raises:
+        ArchirError: A781, there is none, or it fails; A782, other versions there.
+    """
+    failures, where = ray.exceptions, terms.address or "this machine"
+    token = error(
+        "A781",
+        f"the Ray at {where} wants another token",
+        hint="export RAY_AUTH_MODE=token, and the same ~/.ray/auth_token on all machines",
+    )
+    same = "install the same versions of Python, ray and archir on all machines"
+    try:
+        yield
+    except OSError as reason:
+        if "AuthToken" in str(reason.__cause__):
+            raise token from None
+        hint = "`ray start --head` starts one; run this on a machine that is a part of it"
+        raise error("A781", f"there is no Ray at {where}: {_line(reason)}", hint=hint) from None
+    except failures.RayTaskError as reason:
+        told = f"a worker cannot run archir: {_line(reason)}"
+        raise error("A782", told, hint=same) from None
+    except failures.AuthenticationError:
+        raise token from None
+    except (failures.RayError, RuntimeError, ValueError) as reason:
+        if "ersion mismatch" in str(reason):
+            told = f"the Ray at {where} is another one: {_line(reason)}"
             raise error("A782", told, hint=same) from None
-        except failures.AuthenticationError:
-            raise self._no_token() from None
-        except (failures.RayError, RuntimeError, ValueError) as reason:
-            if "ersion mismatch" in str(reason):
-                told = f"the Ray at {where} is another one: {_line(reason)}"
-                raise error("A782", told, hint=same) from None
-            raise error("A781", f"Ray on {where} failed: {_line(reason)}") from None
+        raise error("A781", f"Ray on {where} failed: {_line(reason)}") from None
 
 
 def _reach(address: str | None) -> None:

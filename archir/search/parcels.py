@@ -48,6 +48,8 @@ class _Parcel:
     work: Files
     """Of the evaluation's own folder."""
     lineage: Files
+    shared: bool
+    """Whether what is needed of the lineage stays where it was taken from."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def wrap(job: Job, *, with_data: bool) -> bytes:
         _read(job.network.parent, _files_of(job.network)),
         _read(job.folder, _below(job.folder, lambda name: name != RESULT)),
         _read(lineage, _needed(job.network, lineage)),
+        shared=job.lineage is not None,
     )
     return pickle.dumps(parcel, protocol=5)
 
@@ -142,7 +145,7 @@ def _performed(parcel: _Parcel, place: Path, dataset: Dataset | None) -> _Answer
     done = {path.name for path in _files_of(work / DONE)}
     kept = f"{KEPT}{os.sep}"
     found = _below(work, lambda name: name in {RESULT, *done} or name.startswith(kept))
-    new = _below(lineage, lambda name: name not in parcel.lineage)
+    new = _below(lineage, lambda name: not parcel.shared or name not in parcel.lineage)
     return _Answer(_read(work, found), _read(lineage, new))
 
 

@@ -26,7 +26,8 @@ from archir.search.parts import Evaluated
 from archir.search.work import DataRef, Job
 from archir.train.data import Dataset, load_data
 
-if multiprocessing.parent_process() is not None:
+ON_RAY = Path(sys.argv[0]).name == "default_worker.py"
+if multiprocessing.parent_process() is not None or ON_RAY:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # its import takes seconds
 
 TEXT = """\
@@ -83,6 +84,7 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "first time": _first_time,
     "full for now": _full_for_now,
     "wait": _wait,
+    "gpu": lambda _: float(os.environ["CUDA_VISIBLE_DEVICES"] in ("0", "1")),
 }
 
 
