@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archir.cli import options
+from archir.cli.cells import Chosen, check_words, chosen_by
 from archir.cli.common import Report, parse_settings
 from archir.cli.common import command as make
 from archir.cli.options import human
@@ -65,6 +66,8 @@ def rewrite(
     script: str | None,
     at: str | None,
     settings: tuple[str, ...],
+    policy: str | None,
+    sample: bool,
     seed: int,
     calibrate: str | None,
     data_seed: int,
@@ -86,7 +89,8 @@ def rewrite(
     """Apply rules to a network: all of them, or nothing is written.
 
     Every use is checked exactly in GF(p) at its real size, then once more in floating point
-    with the real weights. Without weights the text alone is rewritten.
+    with the real weights. Without weights the text alone is rewritten. With --rule nat a policy
+    of NAT chooses cheaper operations for the edges of the network's cells.
     """
     from archir.api import check_output
     from archir.api import rewrite as apply
@@ -97,14 +101,22 @@ def rewrite(
         raise error("A609", "--refit and --with-optimizer exclude each other: it makes new weights")
     if output is None and not dry_run:
         raise error("A609", "nothing says where to write", hint="-o OUTPUT, or --dry-run")
+    others = {"--script": script, "--at": at, "--set": settings}
+    by_policy = check_words(rule, policy, others, sample=sample)
     if output is not None and not dry_run:
         check_output(Path(output), force=force)
     network = options.network(file, param, weights=weights, init=init, rules=rule_files)
     data = None
     if calibrate is not None:
         data = calibration_of(network, calibrate, seed, download=download, data_seed=data_seed)
-    limits = {"params": max_params, "macs": max_macs}
-    chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
+    limits: dict[str, int | None] = {"params": max_params, "macs": max_macs}
+    cells: Chosen | None = None
+    if by_policy and policy is not None:
+        cells = chosen_by(network, policy, sample=sample, seed=seed)
+        chosen = cells.uses
+        limits = _no_dearer(network, limits)
+    else:
+        chosen = _applications(network, rule, script, at, parse_settings(settings, "--set"))
     state = _state(file, network) if with_optimizer else None
     fits: tuple[Recovery, ...] = ()
     moved: Moved | None = None
@@ -132,7 +144,17 @@ def rewrite(
             written = (moved.state if moved else done.network).save(output, force=force)
     diff = _diff(network.text, done.network.text, file, output or file)
     text = _text(done, fits, _optimizer_lines(moved), diff, written, dry_run)
-    return Report({**_data(done, fits, diff, written), **_optimizer_data(moved)}, text)
+    data_ = {**_data(done, fits, diff, written), **_optimizer_data(moved)}
+    if cells is not None:
+        data_["cells"], text = cells.cells, "\n".join([*cells.lines(), text])
+    return Report(data_, text)
+
+
+def _no_dearer(network: Network, limits: dict[str, int | None]) -> dict[str, int | None]:
+    """Limits that no result passes that costs more than what it was made of."""
+    cost = network.cost()
+    own = {"params": cost.params, "macs": cost.macs}
+    return {name: min(own[name], own[name] if m is None else m) for name, m in limits.items()}
 
 
 def _state(file: str, network: Network) -> State:
@@ -275,6 +297,16 @@ command = make(
         multiple=True,
         metavar="NAME=VALUE",
         help="A rule's parameter; RULE.NAME=VALUE where there are several rules.",
+    ),
+    click.option(
+        "--policy",
+        type=click.Path(dir_okay=False),
+        help="With --rule nat: the policy that chooses, of `archir search --strategy nat`.",
+    ),
+    click.option(
+        "--sample",
+        is_flag=True,
+        help="Draw from the policy, by --seed; else its most likely choices are taken.",
     ),
     options.seed,
     click.option("--calibrate", metavar="DATA", help="Measure statistics on this data."),

@@ -180,6 +180,11 @@ CODES: dict[str, Code] = {
         "An operation may become a cheaper one, a skip or nothing (`archir.search.cells.targets`): "
         "a skip that halves the image is two convolutions, so that nothing may become one.",
     ),
+    "A772": Code(
+        "a policy of NAT that changes nothing",
+        "Every operation of the network's cells is the policy's most likely choice, or what was "
+        "drawn, already; nothing is written. The exit status is 1.",
+    ),
     "A775": Code(
         "no policy of NAT",
         "A policy is the safetensors file that `archir search --strategy nat` leaves in its run "
