@@ -168,6 +168,27 @@ CODES: dict[str, Code] = {
         "The page is made with jinja2, its axes with matplotlib: `pip install 'archir[search]'`. "
         "The exit status is 3.",
     ),
+    "A761": Code(
+        "a network that is not of EAS's space",
+        "EAS grows plain networks (a chain of convolutions, pools and linear layers, each but the "
+        'last with a ReLU), or DenseNets with bottlenecks (`space = "dense"`). The message says '
+        "what does not fit.",
+    ),
+    "A762": Code(
+        "a network that EAS's policy cannot read",
+        "The policy reads layers as words: widths and kernels are those of the entries `filters`, "
+        "`units`, `kernels` and `growths`, and there are at most 50 layers and 5 blocks of 10 "
+        "(DenseNets: 62, and 3 of 20). Other levels can be set, or the layer widened to one.",
+    ),
+    "A763": Code(
+        "wrong settings of EAS",
+        "The message names the entry of `[eas]` or `[eas_random]` and its range: docs/search.md.",
+    ),
+    "A764": Code(
+        "a network that cannot grow",
+        "All layers have the largest width of the space, or `n_wider` is 0, and no layer can be "
+        "inserted, or `n_deeper` is 0.",
+    ),
     "A770": Code(
         "no cells of NAT",
         "`archir new nat_darts` and its like make the cells that NAT starts from. A cell has two "

@@ -26,7 +26,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from archir.diag import error
@@ -34,6 +33,7 @@ from archir.ir.hash import graph_hash
 from archir.rewrite.library import find_rule
 from archir.rewrite.rule import Reshaping
 from archir.rewrite.sites import Planner
+from archir.search.dense_space import DenseSpace
 from archir.search.nash import child_of, rank
 from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, scored_of, seed_of
 from archir.search.plain_space import FILTERS, UNITS, PlainSpace
@@ -191,9 +191,7 @@ def space_of(config: EasConfig) -> LayerSpace:
     """The networks that are searched."""
     if config.space == "plain":
         return PlainSpace(config.filters, config.units, config.kernels, config.widen_rule)
-    module = import_module("archir.search.dense_space")
-    found: LayerSpace = module.DenseSpace(config.growths, config.widen_rule)
-    return found
+    return DenseSpace(config.growths, config.widen_rule)
 
 
 def recipe(config: EasConfig, epochs: int, lr: float) -> TrainConfig:
@@ -466,7 +464,7 @@ def make(
 
 
 SMALL = EasConfig(
-    nets=160,
+    nets=80,
     nets_second=0,
     n_wider=2,
     n_deeper=2,
