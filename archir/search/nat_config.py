@@ -187,4 +187,5 @@ def recipe(config: NatConfig, epochs: int) -> TrainConfig:
         flip=config.flip,
         crop=config.crop,
         cutout=config.cutout,
+        channels_last=True,  # up to twice as fast on a CPU
     )

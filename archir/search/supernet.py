@@ -185,6 +185,7 @@ class Supernet:
 
     def __call__(self, cells: Sequence[Cell], x: torch.Tensor) -> torch.Tensor:
         """The logits ``[B, classes]`` of images ``[B, C, H, W]``, with a cell of each kind."""
+        x = x.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         stem = _norm(functional.conv2d(x, self.weights["stem"], padding=1))
         older = last = _Made({0: stem}, 3 * self.form.channels, 0)
         for layer in self.stack:
