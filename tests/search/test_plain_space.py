@@ -158,7 +158,9 @@ def test_a_residual_network_is_refused() -> None:
 def test_networks_that_the_policy_cannot_read(
     tmp_path: Path, layers: list[str], space: PlainSpace, words: str
 ) -> None:
-    network = net(tmp_path, f"    output y = image |> {' |> '.join(layers)} |> flatten |> linear(3)")
+    network = net(
+        tmp_path, f"    output y = image |> {' |> '.join(layers)} |> flatten |> linear(3)"
+    )
     with pytest.raises(ArchirError) as failure:
         space.read(network.graph)
     assert failure.value.diagnostics[0].code == "A762"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from archir.codes import CODES
+from archir.search.eas import EasConfig
 from archir.search.kinds import EVALUATORS, find_kind
 from archir.search.nash import NashConfig
 from archir.search.nsga2 import Nsga2Config
@@ -92,6 +93,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "## Settings": settings_table,
     "### `nash` and `random`": lambda: strategy_table("nash", NashConfig),
     "### `rwe`": lambda: strategy_table("rwe", Nsga2Config),
+    "### `eas` and `eas_random`": lambda: strategy_table("eas", EasConfig),
     "## Moves": moves_table,
     "## Evaluators": evaluators_table,
 }
@@ -111,7 +113,7 @@ def test_tables(title: str, update_golden: bool) -> None:
         assert found[2] == rows
 
 
-@pytest.mark.parametrize("name", ["nash", "rwe"])
+@pytest.mark.parametrize("name", ["nash", "rwe", "eas"])
 def test_every_preset_is_named(name: str) -> None:
     (line,) = re.findall(rf"### `{name}`.*?\n(Presets: .*?)\n\n", PAGE.read_text(), re.DOTALL)
     assert set(re.findall(r"`(\w+)`", line)) == set(find_kind(name).presets)
