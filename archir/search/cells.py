@@ -132,6 +132,15 @@ def with_ops(cell: Cell, ops: Sequence[str]) -> Cell:
     return replace(cell, edges=tuple(replace(edge, op=op) for edge, op in pairs))
 
 
+def is_alive(cell: Cell) -> bool:
+    """Whether anything of what a cell reads leaves it."""
+    alive = set(range(cell.inputs))
+    for edge in cell.edges:  # in the order of the nodes that they lead to
+        if edge.op != NULL and edge.source in alive:
+            alive.add(edge.target)
+    return bool(alive & set(cell.output))
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A network of two kinds of cells; both may be equal."""

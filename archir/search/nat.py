@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from archir.diag import error
-from archir.search.cells import Cell, with_ops
+from archir.search.cells import Cell, is_alive, with_ops
 from archir.search.nat_config import NatConfig, check_config, recipe
 from archir.search.nat_training import NatTraining, SharedWeights
 from archir.search.parts import Evaluator, Kind, Member, Outcome, Proposal, scored_of, seed_of
@@ -100,11 +100,12 @@ class Nat:
         drawn = [[policy.choose(f.cell) for f in found]] if config.likeliest else []
         for number in range(config.samples):
             stream = search.draw(self.name, "sample", number)
-            drawn.append([policy.sample(f.cell, stream) for f in found])
+            drawn.append([policy.sample(f.cell, stream, living=config.living) for f in found])
         every = [_Sample(tuple(f.cell for f in found), ())]
         for ops in drawn:
             sample = _sample(found, ops)
-            if sample.cells not in [other.cells for other in every]:
+            alive = all(map(is_alive, sample.cells)) or not config.living
+            if alive and sample.cells not in [other.cells for other in every]:
                 every.append(sample)
         return every
 
@@ -256,8 +257,9 @@ SMALL = NatConfig(
     lr=0.05,
     flip=False,
     crop=0,
-    reward_images=256,
+    reward_images=128,
     entropy=0.02,
+    living=True,
     saving=0.2,
     alphas=4,
     policy_lr=1e-3,

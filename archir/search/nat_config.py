@@ -63,6 +63,9 @@ class NatConfig:
     """What is added to a reward for the share of the cells' MACs that a sample saves: with 0.1 a
     tenth of them is worth a hundredth of accuracy [own]. Without, as in [C], a policy may well
     learn to change nothing: that has no reward below 0."""
+    living: bool = False
+    """Whether samples are drawn again that hand on nothing, in training and afterwards [own]. What
+    these lose is so much more than all else that a policy may soon keep all that there is."""
     alphas: int = 1
     """Samples for each input [C], [M]."""
     entropy: float = 0.003

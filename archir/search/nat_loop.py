@@ -18,14 +18,20 @@ from torch.nn import functional
 
 from archir.api import Network
 from archir.diag import ArchirError, error
-from archir.search.cells import ACTIONS, OPS, Cell, with_ops
+from archir.search.cells import ACTIONS, OPS, Cell, is_alive, with_ops
 from archir.search.nat_config import NatConfig, learning
-from archir.search.nat_policy import Policy, PolicyConfig, Sampled, save_policy, surrogate
+from archir.search.nat_policy import (
+    ATTEMPTS,
+    Policy,
+    PolicyConfig,
+    Sampled,
+    save_policy,
+    surrogate,
+)
 from archir.search.parts import Evaluated
 from archir.search.supernet import (
     Form,
     Supernet,
-    is_alive,
     load_supernet,
     macs_of,
     random_cell,
@@ -219,7 +225,7 @@ class _Run:
         samples: list[list[Sampled]] = []
         rewards = []
         for _ in range(config.alphas):
-            samples.append([self.policy.sampled(cell, drawing) for cell in cells])
+            samples.append([self.policy.sampled(c, drawing, living=config.living) for c in cells])
             made = [with_ops(c, s.ops) for c, s in zip(cells, samples[-1], strict=True)]
             gained = accuracy(self.supernet, made, x, y) - before
             rewards.append(gained + config.saving * self._saved(cells, made))
@@ -275,11 +281,14 @@ class _Run:
 
     def judge(self) -> dict[str, float]:
         """What samples of the policy and of the uniform one gain and save, on the average."""
-        drawing = stream(self.seed, JUDGED)
+        drawing, living = stream(self.seed, JUDGED), self.config.living
         before = self.unseen.correct(self.supernet, self.cells).mean()
         told = {"input": float(before)}
         for name, policy in (("score", self.policy), ("uniform", self.uniform)):
-            made = [sampled(policy, self.cells, drawing) for _ in range(self.config.judged)]
+            made = [
+                [with_ops(c, policy.sample(c, drawing, living=living)) for c in self.cells]
+                for _ in range(self.config.judged)
+            ]
             rewards = [self.unseen.correct(self.supernet, c).mean() - before for c in made]
             told[name] = float(np.mean(rewards))
             saved = name.replace("score", "") + "_saved"
@@ -354,9 +363,6 @@ class Unseen:
         return np.concatenate(parts).astype(np.float64)
 
 
-ATTEMPTS = 100
-"""Cells that hand on nothing may come up so often in a row [own]."""
-
 BATCH = 256
 """Validation images whose statistics batch norms take together, about [own]."""
 
@@ -370,11 +376,6 @@ def accuracy(supernet: Supernet, cells: Sequence[Cell], x: torch.Tensor, y: torc
     """The share of images that are told right."""
     with torch.no_grad():
         return float((supernet(cells, x).argmax(1) == y).double().mean())
-
-
-def sampled(policy: Policy, cells: Sequence[Cell], drawing: np.random.Generator) -> list[Cell]:
-    """The cells with operations that a policy draws."""
-    return [with_ops(cell, policy.sample(cell, drawing)) for cell in cells]
 
 
 def compare(

@@ -21,11 +21,23 @@ from torch.nn import functional
 
 from archir.diag import ArchirError, error
 from archir.ops.arithmetic import Array
-from archir.search.cells import ACTIONS, OPS, Cell, Transitions, action, targets
+from archir.search.cells import (
+    ACTIONS,
+    OPS,
+    Cell,
+    Transitions,
+    action,
+    is_alive,
+    targets,
+    with_ops,
+)
 from archir.weights.store import load_metadata, load_weights, save_weights
 
 INPUTS = 2
 """Nodes that have an embedding of their own: what the last two cells handed over [C]."""
+
+ATTEMPTS = 100
+"""How often in a row a cell may come up that hands on nothing."""
 
 _KEY = "archir.nat_policy"
 _VERSION = 1
@@ -110,13 +122,33 @@ class Policy(torch.nn.Module):
             chosen.append(legal[int(np.argmax(row[places]))])
         return chosen
 
-    def sample(self, cell: Cell, generator: np.random.Generator) -> list[str]:
+    def sample(
+        self, cell: Cell, generator: np.random.Generator, *, living: bool = False
+    ) -> list[str]:
         """A legal operation for each edge, drawn with the policy's probabilities."""
         with torch.no_grad():
-            return self.sampled(cell, generator).ops
+            return self.sampled(cell, generator, living=living).ops
 
-    def sampled(self, cell: Cell, generator: np.random.Generator) -> Sampled:
-        """A sample with what its gradient takes; one number is drawn for each edge."""
+    def sampled(
+        self, cell: Cell, generator: np.random.Generator, *, living: bool = False
+    ) -> Sampled:
+        """A sample with what its gradient takes; one number is drawn for each edge.
+
+        Args:
+            cell: Whose edges they are.
+            generator: What draws.
+            living: Whether it is drawn again where the cell would hand on nothing. The gradient of
+                samples whose advantages are 0 on the average is right all the same: what all
+                of their probabilities have in common falls out.
+        """
+        found = self._drawn(cell, generator)
+        for _ in range(ATTEMPTS * living):
+            if is_alive(with_ops(cell, found.ops)):
+                break
+            found = self._drawn(cell, generator)
+        return found
+
+    def _drawn(self, cell: Cell, generator: np.random.Generator) -> Sampled:
         ops, likelihood, entropy = [], torch.zeros(()), torch.zeros(())
         for edge, row in zip(cell.edges, self(cell), strict=True):
             legal = targets(self.transitions, edge.op, strided=edge.strided)

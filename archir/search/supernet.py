@@ -105,15 +105,6 @@ class _Made:
     """How often the image was halved."""
 
 
-def is_alive(cell: Cell) -> bool:
-    """Whether anything of what a cell reads leaves it."""
-    alive = set(range(cell.inputs))
-    for edge in cell.edges:  # in the order of the nodes that they lead to
-        if edge.op != NULL and edge.source in alive:
-            alive.add(edge.target)
-    return bool(alive & set(cell.output))
-
-
 def macs_of(form: Form, cells: Sequence[Cell]) -> float:
     """The MACs of operations on edges, in those of one channel pair at the size of the image.
 

@@ -17,12 +17,12 @@ import archir
 from archir.api import Network
 from archir.diag import ArchirError
 from archir.search import nat_loop
-from archir.search.cells import ACTIONS, FAMILIES, NULL, OPS, SKIP, with_ops
+from archir.search.cells import ACTIONS, FAMILIES, NULL, OPS, SKIP, is_alive, with_ops
 from archir.search.nat_config import NatConfig
 from archir.search.nat_loop import CHECKPOINT, POLICY, SUPERNET, compare, form_of, learn
 from archir.search.nat_policy import load_policy
 from archir.search.parts import Evaluated
-from archir.search.supernet import is_alive, load_supernet
+from archir.search.supernet import load_supernet
 from archir.train.data import Dataset, Split
 
 CELLS = (FAMILIES["vgg"].normal, FAMILIES["vgg"].reduction)
