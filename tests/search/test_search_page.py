@@ -17,6 +17,7 @@ from archir.codes import CODES
 from archir.search.eas import EasConfig
 from archir.search.kinds import EVALUATORS, find_kind
 from archir.search.nash import NashConfig
+from archir.search.nat_config import NatConfig
 from archir.search.nsga2 import Nsga2Config
 from archir.search.settings import SearchConfig, read_settings
 from archir.search.space import Move
@@ -94,6 +95,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "### `nash` and `random`": lambda: strategy_table("nash", NashConfig),
     "### `rwe`": lambda: strategy_table("rwe", Nsga2Config),
     "### `eas` and `eas_random`": lambda: strategy_table("eas", EasConfig),
+    "### `nat`": lambda: strategy_table("nat", NatConfig),
     "## Moves": moves_table,
     "## Evaluators": evaluators_table,
 }
@@ -113,7 +115,7 @@ def test_tables(title: str, update_golden: bool) -> None:
         assert found[2] == rows
 
 
-@pytest.mark.parametrize("name", ["nash", "rwe", "eas"])
+@pytest.mark.parametrize("name", ["nash", "rwe", "eas", "nat"])
 def test_every_preset_is_named(name: str) -> None:
     (line,) = re.findall(rf"### `{name}`.*?\n(Presets: .*?)\n\n", PAGE.read_text(), re.DOTALL)
     assert set(re.findall(r"`(\w+)`", line)) == set(find_kind(name).presets)
