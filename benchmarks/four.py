@@ -31,6 +31,8 @@ EAS = (
     " --set epoch_child=6 --set epoch_longer=30"
 )
 
+NAT = "benchmarks/nat_digits.arch --init {seed} --preset small"
+
 
 @dataclass(frozen=True)
 class Search:
@@ -44,11 +46,6 @@ class Search:
     marker: str
     batch: tuple[str, ...]
     """The entries that say how many images a step of training has."""
-
-    @property
-    def kind(self) -> str:
-        """The strategy's name."""
-        return self.words.split("--strategy ")[1].split()[0]
 
 
 SEARCHES = {
@@ -73,17 +70,34 @@ SEARCHES = {
         "EAS, random policy", f"{EAS} --strategy eas_random", "eas", "s", ("batch_size",)
     ),
     "rwe": Search(
-        "RWE", "--preset small --strategy rwe", "rwe", "^", ("batch_candidates", "batch_final")
-    ),
-    "rwe_random": Search(
-        "RWE, random genomes",
-        "--preset small --set generations=1 --set population=48 --strategy rwe",
+        "RWE",
+        "--preset small --set generations=3 --strategy rwe",
         "rwe",
         "^",
         ("batch_candidates", "batch_final"),
     ),
+    "rwe_random": Search(
+        "RWE, random genomes",
+        "--preset small --set generations=1 --set population=36 --strategy rwe",
+        "rwe",
+        "^",
+        ("batch_candidates", "batch_final"),
+    ),
+    "nat": Search("NAT", f"{NAT} --strategy nat", "nat", "D", ("batch_size", "batch_trained")),
+    "nat_random": Search(
+        "NAT, random policy",
+        f"{NAT} --set policy=uniform --strategy nat",
+        "nat",
+        "D",
+        ("batch_size", "batch_trained"),
+    ),
 }
-OWN = {"nash": ("best_of", "walk"), "eas": ("eas_random",), "rwe": ("rwe_random",)}
+OWN = {
+    "nash": ("best_of", "walk"),
+    "eas": ("eas_random",),
+    "rwe": ("rwe_random",),
+    "nat": ("nat_random",),
+}
 """The random counterparts of each search."""
 COLOURS = {"nash": "#0072b2", "eas": "#d55e00", "rwe": "#009e73", "nat": "#cc79a7"}
 

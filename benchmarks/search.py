@@ -16,8 +16,8 @@ are not all nearly perfect; the validation and test images are all of them.
 *same* and *same_few*: all searches within the same CPU seconds (`four.py`).
 
 *cifar10*: NASH, its baseline, its start network in the same cycles, random-weight evaluation, EAS
-and its baseline on all of CIFAR-10, within 20 CPU minutes each. `nash_five` makes a child by five
-morphisms, which is the paper's number, in place of two.
+and its baseline, and NAT, on all of CIFAR-10, within 20 CPU minutes each. `nash_five` makes a child
+by five morphisms, which is the paper's number, in place of two.
 
     ARCHIR_DATA=../data python benchmarks/cifar10.py runs/search/cifar10.npz  # once
     python benchmarks/search.py --parts digits --seeds 5
@@ -99,6 +99,7 @@ def plan(part: str, runs: Path, seeds: int) -> list[Run]:
         data = f"--preset cpu20 --data {(runs / 'cifar10.npz').resolve()}".split()
         start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs"]
         plain = ["benchmarks/eas_cifar10.arch", "--init", "0", "--max-macs", "4000000"]
+        cells = ["benchmarks/nat_cifar10.arch", "--init", "0"]
         return [
             one("nash", 0, 2, *start, "8000000", *data),
             one("nash_five", 0, 2, *start, "6000000", *data, "--set", "n_nm=5"),
@@ -106,6 +107,7 @@ def plan(part: str, runs: Path, seeds: int) -> list[Run]:
             one("cycles", 0, 1, *start, "8000000", *data),
             one("rwe", 0, 2, *data),
             *(one(name, 0, 1, *plain, *data) for name in ("eas", "eas_random")),
+            one("nat", 0, 1, *cells, *data),
         ]
     data, strategies = "digits", {"nash": 2, "random": 1, "cycles": 1, "one_cycle": 1}
     if part == "few":
@@ -334,7 +336,8 @@ def cifar10_tables(records: Sequence[Record]) -> list[str]:
         "cycles": "start network of NASH, same cycles",
         "rwe": "RWE with NSGA-II, macro space",
         "eas": "EAS",
-        "eas_random": "random policy of EAS",
+        "eas_random": "EAS, random policy",
+        "nat": "NAT, from three DARTS cells",
     }
     for r in (r for r in records if r["part"] == "cifar10"):
         test = r["test"]
