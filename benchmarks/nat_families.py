@@ -81,7 +81,7 @@ def half(*shares: float) -> float:
 
 def tables(records: Sequence[Record]) -> list[str]:
     """A line for each search."""
-    titles = "cells, seed, MACs before, after, accuracy before, after, difference".split(", ")
+    titles = ["cells", "seed", "MACs before", "after", "accuracy before", "after", "difference"]
     titles += ["the policy's samples", "uniform ones"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for r in records:
