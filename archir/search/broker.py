@@ -39,6 +39,8 @@ TRIES = 3
 PATIENCE = 30.0
 """Seconds that it takes at most to take Ray down."""
 
+_ENDS = 10.0
+"""Seconds in which the processes of a Ray end that are told to."""
 _REACHES = 10.0
 """Seconds in which a machine answers."""
 _LOOKS = 30.0
@@ -99,7 +101,7 @@ def serve(pipe: Connection, terms: Terms) -> None:
                 pipe.send_bytes(pickle.dumps(failure))
     finally:
         importlib.import_module("ray").shutdown()
-        shutil.rmtree(terms.folder, ignore_errors=True)
+        remove(Path(terms.folder))
 
 
 def _listen(pipe: Connection, events: queue.SimpleQueue[Any]) -> None:
@@ -112,6 +114,14 @@ def _listen(pipe: Connection, events: queue.SimpleQueue[Any]) -> None:
     events.put(None)
     time.sleep(PATIENCE)
     os._exit(1)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder in which processes that are told to end may still write."""
+    until = time.monotonic() + _ENDS
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def _prepare(terms: Terms) -> None:

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pickle
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from archir.diag import UNSUPPORTED, error
-from archir.search.broker import LOG, PATIENCE, TRIES, Terms, serve
+from archir.search.broker import LOG, PATIENCE, TRIES, Terms, remove, serve
 from archir.search.executors import Done, surroundings
 from archir.search.parcels import take, versions_here, wrap
 from archir.search.work import Job, placed, result_of, said, write_result
@@ -206,7 +205,7 @@ class _Broker:
         self._process.kill()
         self._process.join()
         self._pipe.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder)
 
 
 def _settle(job: Job, answer: bytes | None, seconds: float) -> None:
