@@ -24,6 +24,7 @@ EXTRAS = {
     "draw": ("graphlay",),
     "tensorboard": ("tensorboard",),
     "search": ("jinja2", "matplotlib", "pymoo", "scipy"),
+    "cluster": ("ray",),
 }
 
 

@@ -205,7 +205,7 @@ def test_an_evaluation_that_ends_each_of_its_workers_has_failed(
 
 
 def test_a_command_on_ray(place: Path, nodes: Nodes, archir: Callable[..., Any]) -> None:
-    """Data that stay in a file are read by workers; the command says nothing of Ray."""
+    """It says nothing of Ray, and its files are those of one process."""
     words = ["search", place / "toy.arch", "--init", 0, "--data", place / "data.npz"]
     words += ["--strategy", "random", "--evaluator", "params", "--set", "n_steps=1"]
     words += ["--device", "cpu"]
