@@ -224,8 +224,12 @@ def _dense(graph: Graph, join: Node) -> _Dense:
     Raises:
         ArchirError: A761, it is no such layer.
     """
+    if len(join.inputs) != 2 or join.attrs["axis"] != 1:
+        hint = "each layer is to be joined to what it reads: `concat(input, new)`"
+        told = f"{join.name} joins {len(join.inputs)} tensors along axis {join.attrs['axis']}"
+        raise _no_dense(told, hint)
     held: list[Node] = []
-    at = join.inputs[-1].node
+    at = join.inputs[1].node
     for op in ("conv", "relu", "batch_norm") * 2:
         node = graph.node(at) if at not in graph.inputs else None
         if node is None or node.op != op:
@@ -234,8 +238,8 @@ def _dense(graph: Graph, join: Node) -> _Dense:
         held.append(node)
         at = node.inputs[0].node
     conv, _, _, narrow, _, _ = held
-    if len(join.inputs) != 2 or at != join.inputs[0].node or join.attrs["axis"] != 1:
-        raise _no_dense(f"{join.name} does not join a layer's channels to what it reads")
+    if at != join.inputs[0].node:
+        raise _no_dense(f"{join.name} joins a layer to something else than what it reads")
     return _Dense(narrow, conv, join)
 
 
@@ -245,8 +249,7 @@ def _width(conv: Node) -> int:
     return width
 
 
-def _no_dense(why: str) -> ArchirError:
-    hint = "examples/densenet_bc_40_12.arch is one"
+def _no_dense(why: str, hint: str = "examples/densenet_bc_40_12.arch is one") -> ArchirError:
     return error("A761", f"this is no DenseNet as EAS has them: {why}", hint=hint)
 
 
