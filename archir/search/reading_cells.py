@@ -165,6 +165,19 @@ def settled(cell: Cell, ops: Sequence[str]) -> list[str]:
     return found
 
 
+def planned(network: Network, uses: Sequence[Application]) -> Graph:
+    """What rules make of a network's graph, without the checks of :func:`archir.api.rewrite`.
+
+    Raises:
+        ArchirError: A30x, A605, one does not apply.
+    """
+    graph = network.graph
+    for use in uses:
+        planner = Planner(graph, network.ops)
+        graph = planner.plan(network.rule(use.rule), use.at or "", use.arguments).after
+    return graph
+
+
 def cleaning(network: Network, uses: Sequence[Application]) -> list[Application]:
     """The rules that take zeros out of sums, and with them what nothing reads any more.
 
@@ -172,10 +185,7 @@ def cleaning(network: Network, uses: Sequence[Application]) -> list[Application]
         network: A network.
         uses: What is done with it before, see :func:`rewriting`.
     """
-    graph = network.graph
-    for use in uses:
-        planner = Planner(graph, network.ops)
-        graph = planner.plan(network.rule(use.rule), use.at or "", use.arguments).after
+    graph = planned(network, uses)
     found: list[Application] = []
     rule = network.rule(_CLEAN)
     while sites := Planner(graph, network.ops).sites(rule):

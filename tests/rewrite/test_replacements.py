@@ -33,6 +33,8 @@ LIBRARY = installed(STANDARD)
 SHAPED = [rule for rule in LIBRARY.values() if rule.contract.shape]
 NAT = [rule for rule in SHAPED if rule.name.startswith("nat.")]
 KERNELS = (1, 3, 5, 7)
+NAMED = {"nat.skip_to_null.named", "nat.null_to_skip.named"}
+"""Those that take the path of a tensor."""
 
 # --- the transitions of NAT and NAT++ ---------------------------------------------------------
 
@@ -112,7 +114,9 @@ def transitions(edge: str, stride: int) -> dict[str, set[str]]:
     planner = Planner(graph, STANDARD)
     found: dict[str, set[str]] = {}
     for rule in NAT:
-        choices = [{p.name: k for p in rule.parameters} for k in KERNELS]
+        if rule.name in NAMED:
+            continue
+        choices = [{p.name: k for p in rule.parameters if p.kind == "odd"} for k in KERNELS]
         for given, node in product(choices, graph):
             plan = planned(planner, rule, node.name, given)
             if plan is None:
@@ -150,7 +154,7 @@ def test_there_is_a_rule_for_every_transition_and_no_other() -> None:
         for other in targets.split()
     }
     names = {f"nat.{one}_to_{other}" for one, other in pairs} | {"nat.skip_to_null.of_three"}
-    assert {rule.name for rule in NAT} == names
+    assert {rule.name for rule in NAT} == names | NAMED | set(BETWEEN) | {"nat.skip_to_null.halved"}
 
 
 def test_a_skip_into_a_sum_of_three() -> None:
@@ -163,6 +167,77 @@ def test_a_skip_into_a_sum_of_three() -> None:
     (site,) = planner.sites(LIBRARY["nat.skip_to_null.of_three"])
     plan = planner.plan(LIBRARY["nat.skip_to_null.of_three"], site.at, {}, 0)
     assert graph_hash(plan.after) == graph_hash(graphs[1])
+
+
+CROSSED = "|> relu |> c: conv(4, [1, {k}], {s}) |> d: conv(4, [{k}, 1], {t}) |> batch_norm".replace(
+    ")", ", bias = false)"
+)
+BETWEEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "nat.crossed_to_skip": (CROSSED.format(k=7, s=1, t=1), {}, ""),
+    "nat.crossed_to_null": (
+        CROSSED.format(k=3, s=[1, 2], t=[2, 1]),
+        {"kernel": 3, "stride": 2},
+        "|> null(2)",
+    ),
+    "nat.max_to_null.even": ("|> max_pool(2, 2, 0)", {}, "|> null(2)"),
+    "nat.avg_to_null.even": ("|> avg_pool(2, 2, 0)", {}, "|> null(2)"),
+}
+"""Rules for operations that NAT++'s table does not have: an edge, arguments, what it becomes."""
+
+
+def of_edge(edge: str, rest: str = "") -> Graph:
+    return network(f"input x: f32[N, 4, 8, 6] a = x |> stem: conv(4) {rest} output y = a {edge}")
+
+
+@pytest.mark.parametrize("rule", BETWEEN)
+def test_operations_of_naonet_alone(rule: str) -> None:
+    edge, given, target = BETWEEN[rule]
+    graph = of_edge(edge)
+    (site,) = [
+        n.name for n in graph if planned(Planner(graph, STANDARD), LIBRARY[rule], n.name, given)
+    ]
+    plan = Planner(graph, STANDARD).plan(LIBRARY[rule], site, given, 0)
+    assert graph_hash(plan.after) == graph_hash(of_edge(target))
+    small = network(f"input x: f32[N, 4, 7, 6] a = x |> stem: conv(4) output y = a {edge}")
+    assert ("crossed" in rule) == bool(
+        [n for n in small if planned(Planner(small, STANDARD), LIBRARY[rule], n.name, given)]
+    )  # a window of two leaves the last of seven rows out
+
+
+def test_a_skip_that_halves_becomes_null() -> None:
+    rule = LIBRARY["nat.skip_to_null.halved"]
+    halved = (
+        "r = a |> relu s = r |> slice(1, {h}, axis = 2) |> slice(1, {w}, axis = 3) "
+        "j = concat(r |> c: conv(2, 1, 2, bias = false), s |> d: conv({n}, 1, 2, bias = false))"
+    )
+
+    def graph(n: int, start: str = "x: f32[N, 4, 8, 6]") -> Graph:
+        body = halved.format(h=7, w=5, n=n)
+        return network(f"input {start} a = x |> stem: conv(4) {body} output y = j |> b: batch_norm")
+
+    plan = Planner(graph(2), STANDARD).plan(rule, "b", {}, 0)
+    assert graph_hash(plan.after) == graph_hash(of_edge("|> null(2)"))
+    assert planned(Planner(graph(4), STANDARD), rule, "b", {}) is None  # another number of channels
+
+
+def test_of_two_tensors_that_meet_the_named_one_becomes_null() -> None:
+    text = "input x: f32[N, 3, 4, 4] y = x |> conv(3) w = x |> tanh output z = {} output v = y * w"
+    graph = network(text.format("s: add(y, w)"))
+    rule = LIBRARY["nat.skip_to_null.named"]
+    for source, after in (("conv", "add(null(y), w)"), ("tanh", "add(null(w), y)")):
+        at = next(n.name for n in graph if n.op == "add")
+        path = next(n.name for n in graph if n.op == source)
+        plan = Planner(graph, STANDARD).plan(rule, at, {"source": path}, 0)
+        assert graph_hash(plan.after) == graph_hash(network(text.format(f"s: {after}")))
+        assert at in plan.after  # which others name
+
+
+def test_a_named_tensor_is_added_where_nothing_was() -> None:
+    text = "input x: f32[N, 3, 4, 4] y = x |> c: conv(3) output z = {} |> tanh"
+    graph = network(text.format("y"))
+    plan = Planner(graph, STANDARD).plan(LIBRARY["nat.null_to_skip.named"], "c", {"source": "x"}, 0)
+    assert graph_hash(plan.after) == graph_hash(network(text.format("(y + x)")))
+    assert cost(plan.after, STANDARD).macs == cost(graph, STANDARD).macs
 
 
 # --- claims -------------------------------------------------------------------------------------
