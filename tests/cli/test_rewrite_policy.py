@@ -1,0 +1,110 @@
+"""``archir rewrite --rule nat --policy``: a policy changes the cells of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archir.search.encodings import nat_cells
+from archir.search.nat_policy import Policy, PolicyConfig, fill, save_policy, shapes_of
+from archir.weights.store import load_weights
+
+
+@pytest.fixture
+def net(archir: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A network of VGG's cells with weights, and three policies beside it."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.arch").write_text(nat_cells.family("vgg", channels=4, layers=3, shape=(1, 8, 8)))
+    archir("weights", "init", "net.arch")
+    config = PolicyConfig(transitions="nat++", features=8, hidden=8, embedding=4)
+    save_policy("drawn.safetensors", Policy(config, np.random.default_rng(1)))
+    keeps = Policy(config)  # all equally likely: what is there is taken
+    save_policy("keeps.safetensors", keeps)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(config).items()}
+    zeros["actions_bias"][12::17] = 1  # null
+    fill(keeps, zeros)
+    save_policy("nulls.safetensors", keeps)
+    return tmp_path / "net.arch"
+
+
+def by(policy: str, *more: str) -> tuple[str, ...]:
+    name = f"{policy}.safetensors"
+    return ("rewrite", "net.arch", "--rule", "nat", "--policy", name, "-o", "out.arch", *more)
+
+
+def test_a_policy_rewrites_a_network_which_then_verifies(
+    archir: Callable[..., Any], net: Path
+) -> None:
+    answer = archir(*by("drawn", "--sample", "--seed", "3", "--json"))
+    assert answer.status == 0
+    found = answer.document
+    rules = {use["rule"] for use in found["uses"]}
+    assert all(rule.startswith("nat.") or rule == "drop.null" for rule in rules)
+    assert any(cell["edges"] for cell in found["cells"])
+    for name in ("params", "macs"):
+        before, after = found[name]
+        assert after <= before
+    verified = archir("verify", "out.arch")
+    assert verified.status == 0
+    assert verified.out.endswith("out.arch: verified\n")
+    again = archir(*by("drawn", "--sample", "--seed", "3", "--json", "--force")).document
+    assert again["cells"] == found["cells"]
+    others = [
+        archir(*by("drawn", "--sample", "--seed", str(s), "--dry-run", "--json")).document["cells"]
+        for s in (4, 5)
+    ]
+    assert found["cells"] not in others
+
+
+def test_zeros_are_taken_out(archir: Callable[..., Any], net: Path) -> None:
+    """Nothing of the cells is left but what makes the tensors in whose shape the zeros are."""
+    answer = archir(*by("nulls"))
+    assert answer.status == 0
+    convs = [p for p in load_weights("out.safetensors") if p.endswith("op.1.weight")]
+    assert all("preprocess" in path for path in convs)
+    assert "cells.0: 1->2 skip_connect -> null, 2->3 conv_3x3 -> null" in answer.out
+    assert "2 cells (cells.1, ...): " in answer.out
+
+
+def test_a_policy_that_changes_nothing_writes_nothing(
+    archir: Callable[..., Any], net: Path
+) -> None:
+    answer = archir(*by("keeps"))
+    assert (answer.status, "A772" in answer.err) == (1, True)
+    assert "--sample --seed N" in answer.err
+    assert not Path("out.arch").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        ("--rule nat", "A609", "--policy FILE"),
+        ("--rule deepen --policy keeps.safetensors", "A609", "--rule nat"),
+        ("--rule deepen --sample", "A609", "--rule nat"),
+        ("--rule nat --rule deepen --policy keeps.safetensors", "A609", "another rule"),
+        ("--rule nat --policy keeps.safetensors --at all", "A609", "--at"),
+        ("--rule nat --policy keeps.safetensors --set kernel=3", "A609", "--set"),
+        ("--rule nat --policy net.safetensors", "A775", "no policy"),
+        ("--rule nat --policy none.safetensors", "A601", "none.safetensors"),
+    ],
+)
+def test_flags_that_do_not_fit(
+    archir: Callable[..., Any], net: Path, flags: str, code: str, says: str
+) -> None:
+    answer = archir("rewrite", "net.arch", *flags.split(), "-o", "out.arch")
+    assert (answer.status, code in answer.err, says in answer.err) == (2, True, True)
+    assert not Path("out.arch").exists()
+
+
+def test_a_network_without_cells(archir: Callable[..., Any], net: Path) -> None:
+    Path("net.arch").write_text(
+        "version 1\narch net { input x: f32[N, 8] output y = x |> linear(3) }"
+    )
+    Path("net.safetensors").unlink()
+    Path("net.cert.json").unlink()
+    answer = archir(*by("drawn"))
+    assert (answer.status, "A777" in answer.err) == (2, True)
