@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 from measure import machine
 from scipy import stats
 
-from archir.cli.main import main as command
+from archir.cli.main import run as command
 
 ROOT = Path(__file__).resolve().parent.parent
 STRATEGIES = ("eas", "eas_random")
@@ -54,7 +55,8 @@ def searched(strategy: str, seed: int, runs: Path) -> Record:
         said = ["search", "--resume"] if begun else words(strategy, seed)
         if not begun:
             said[1] = str(ROOT / said[1])
-        command([*said, "--run", str(folder)], standalone_mode=False)
+        if status := command([*said, "--run", str(folder)]):
+            sys.exit(status)
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     steps = [event for event in events if event["event"] == "step"]
     result = json.loads((folder / "result.json").read_text())
