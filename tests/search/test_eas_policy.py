@@ -240,16 +240,18 @@ def test_equal_streams_make_equal_policies() -> None:
     def told(seed: int, other: int) -> list[Any]:
         torch.manual_seed(other)  # torch's own numbers have no part in it
         made, stream = policy(seed, rate=0.01), np.random.default_rng(7)
+        found: list[Any] = []
         for _ in range(3):
             wider = made.wider([NET, OTHER], stream)
             deeper = made.deeper([NET, OTHER], stream)
             rows = [[w, d] for w, d in zip(wider, deeper, strict=True) if d is not None]
             made.learn(rows, [1.0, -1.0])
-        return [wider, deeper, *(p.detach().numpy().tobytes() for p in made.parameters())]
+            found += [wider, deeper]
+        return [found, *(p.detach().numpy().tobytes() for p in made.parameters())]
 
     found = [told(seed, other) for other, seed in enumerate((0, 0, 1))]
     assert found[0] == found[1]
-    assert found[0][2:] != found[2][2:]
+    assert found[0][1:] != found[2][1:]
 
 
 @pytest.mark.parametrize(
