@@ -129,7 +129,8 @@ def test_decisions_are_drawn_with_the_chances_that_are_learned_from() -> None:
             head.weight.mul_(6)  # chances that differ
     drawn: list[Decision] = [d for d in made.deeper([NET] * count, stream) if d is not None]
     drawn += made.wider([NET] * count, stream)
-    for decision in (*all_deeper(NET), *all_wider(NET)):
+    decisions: list[Decision] = [*all_deeper(NET), *all_wider(NET)]
+    for decision in decisions:
         p, found = chance(made, decision), drawn.count(decision)
         # five standard deviations; of 18 decisions one fails in 10^5 seeds, and this seed is fixed
         assert abs(found - count * p) <= 5 * math.sqrt(count * p * (1 - p)) + 1e-9
@@ -244,7 +245,8 @@ def test_equal_streams_make_equal_policies() -> None:
         for _ in range(3):
             wider = made.wider([NET, OTHER], stream)
             deeper = made.deeper([NET, OTHER], stream)
-            rows = [[w, d] for w, d in zip(wider, deeper, strict=True) if d is not None]
+            pairs = zip(wider, deeper, strict=True)
+            rows: list[list[Decision]] = [[w, d] for w, d in pairs if d is not None]
             made.learn(rows, [1.0, -1.0])
             found += [wider, deeper]
         return [found, *(p.detach().numpy().tobytes() for p in made.parameters())]
