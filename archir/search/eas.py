@@ -386,9 +386,11 @@ class Eas:
             stream = search.draw("child", *words, place)
             seed, scored = (int(n) for n in stream.integers(2**31, size=2))
             uses = [use_record(use) for use in one.uses]
-            origin = {"kind": "rewrite", "uses": uses, "seed": seed} if uses else {"kind": "parent"}
+            origin: dict[str, Any] = {"kind": "rewrite", "uses": uses, "seed": seed}
             inherits = evaluator.inherits
             make = partial(child_of, search, stage.base, one.uses, seed, inherits=inherits)
+            if not uses:  # nothing was decided
+                origin, make = {"kind": "parent"}, partial(search.network, stage.base)
             proposals.append(Proposal(origin, make, (stage.base.number,), scored))
         members = search.evaluate("sampled", evaluator, proposals) if proposals else []
         stage.seen |= dict(zip(new, members, strict=True))
