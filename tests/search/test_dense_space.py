@@ -126,15 +126,22 @@ def test_the_densenet_bc_of_the_paper() -> None:
     assert net.cost().params == sum(p.numel() for p in other.parameters())
 
 
-def grown(net: Network, steps: Sequence[Callable[[Graph], list[Application]]], seed=1) -> Network:
-    """A network after several steps, planned one after the other as EAS plans them."""
+Step = Callable[[Graph], list[Application]]
+
+
+def planned(net: Network, steps: Sequence[Step]) -> tuple[Graph, list[Application]]:
+    """The graph after several steps, one after the other as EAS plans them, and their rules."""
     graph, uses = net.graph, []
     for step in steps:
         for use in step(graph):
             plan = Planner(graph, net.ops).plan(net.library[use.rule], str(use.at), use.arguments)
             graph = plan.after
             uses.append(use)
-    return rewrite(net, uses, seed=seed).network
+    return graph, uses
+
+
+def grown(net: Network, steps: Sequence[Step]) -> Network:
+    return rewrite(net, planned(net, steps)[1], seed=1).network
 
 
 def test_growing_keeps_what_torch_computed_before() -> None:
@@ -195,7 +202,7 @@ def test_equal_networks_have_one_hash_however_they_came_to_be() -> None:
 
     def hash_of(*places: tuple[int, int]) -> str:
         steps = [partial(SPACE.deepened, block=b, place=p, kernel=3) for b, p in places]
-        return graph_hash(grown(net, [*steps, SPACE.finished]).graph)
+        return graph_hash(planned(net, [*steps, SPACE.finished])[0])
 
     first = hash_of((0, 0), (1, 1), (2, 0))
     assert hash_of((2, 1), (1, 0), (0, 1)) == first
