@@ -133,7 +133,7 @@ def test_the_public_names() -> None:
         "archir.backends": {"torch", "onnx"},
         "archir.formats": {"svg", "dot"},
         "archir.importers": {"torchvision", "timm", "py", "pt2", "onnx"},
-        "archir.strategies": {"nash", "random", "rwe"},
+        "archir.strategies": {"nash", "random", "rwe", "eas", "eas_random", "nat"},
     }
 
 
