@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -192,6 +192,52 @@ def test_the_chosen_sample() -> None:
     assert best._chosen(first, [replace(some[0], status="failed")]) is None
     equal = [member(2, 0.95, 100), member(3, 0.95, 90)]
     assert best._chosen(first, equal) == equal[1]
+
+
+@dataclass
+class Trainings:
+    """A search whose trainings end with given accuracies."""
+
+    accuracies: Sequence[float]
+    dataset: Any = field(default_factory=lambda: load_data("digits"))
+
+    def goes_on(self, then: float = 0.0) -> bool:
+        return True
+
+    def draw(self, *words: str | int) -> np.random.Generator:
+        return np.random.default_rng(0)
+
+    def evaluate(self, stage: str, evaluator: Any, proposals: Any) -> list[Member]:
+        assert len({proposal.seed for proposal in proposals}) == 1
+        return [
+            Member(
+                10 + n,
+                stage,
+                proposal.parents,
+                {},
+                0,
+                "scored",
+                macs=100 - 50 * n,
+                scores={"score": accuracy, "accuracy": accuracy},
+            )
+            for n, (proposal, accuracy) in enumerate(zip(proposals, self.accuracies, strict=True))
+        ]
+
+
+@pytest.mark.parametrize(
+    ("derive", "accuracies", "best"),
+    [
+        ("best", (0.95, 0.94), 10),
+        ("best", (0.95, 0.95), 11),
+        ("cheapest", (0.95, 0.94), 11),  # the interval of 180 images is wider than 0.04
+        ("cheapest", (0.95, 0.85), 10),
+        ("cheapest", (0.85, 0.95), 11),
+    ],
+)
+def test_the_better_of_the_trained(derive: Any, accuracies: Sequence[float], best: int) -> None:
+    strategy = make(replace(TINY, derive=derive))
+    pair = [member(1, 0.9, 100), member(2, 0.9, 50)]
+    assert strategy._trained(cast("Any", Trainings(accuracies)), pair).number == best
 
 
 def test_the_presets() -> None:

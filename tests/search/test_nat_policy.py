@@ -16,7 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archir.diag import ArchirError
-from archir.search.cells import ACTIONS, FAMILIES, NULL, OPS, Cell, Edge, action, targets
+from archir.search.cells import (
+    ACTIONS,
+    FAMILIES,
+    NULL,
+    OPS,
+    Cell,
+    Edge,
+    action,
+    is_alive,
+    targets,
+    with_ops,
+)
 from archir.search.nat_policy import (
     Policy,
     PolicyConfig,
@@ -93,6 +104,15 @@ def test_each_legal_operation_is_drawn_with_its_probability() -> None:
     # five deviations of a binomial count
     assert all(abs(n - expected) < 5 * expected**0.5 for n in counts.values())
     assert made.choose(cell) == ["sep_conv_5x5", NULL]  # of equals what changes nothing
+
+
+def test_living_samples_hand_on_something() -> None:
+    made, generator = Policy(SMALL), np.random.default_rng(0)  # all are equally likely
+    cell = FAMILIES["vgg"].normal
+    rows = [made.sample(cell, generator, living=True) for _ in range(100)]
+    assert all(is_alive(with_ops(cell, ops)) for ops in rows)
+    dead = [made.sample(cell, generator) for _ in range(100)]
+    assert not all(is_alive(with_ops(cell, ops)) for ops in dead)
 
 
 def test_the_most_likely_is_that_of_the_legal_logits() -> None:
