@@ -171,7 +171,7 @@ class PlainSpace:
                 "A762",
                 f"{node.name} is {width} wide, which is no level of `{entry}`",
                 hint=f"set {entry} to levels that hold {width}, or widen the layer: "
-                f"`archir rewrite FILE {self.widen_rule}@{node.name} width={near}`"
+                f"`archir rewrite FILE --rule {self.widen_rule}@{node.name} --set width={near}`"
                 if near > width
                 else f"set {entry} to levels that hold {width}",
             )
