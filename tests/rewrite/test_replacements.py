@@ -21,10 +21,12 @@ from archir.ops.cost import cost
 from archir.ops.evaluate import run
 from archir.proof.prove import tried
 from archir.rewrite.library import installed
+from archir.rewrite.match import Match, Matcher
 from archir.rewrite.plan import Plan, apply_terms
 from archir.rewrite.rule import Rule
 from archir.rewrite.rulefile import parse_rules
 from archir.rewrite.sites import Planner
+from archir.rewrite.sources import paths_of
 from archir.weights.functions import WeightError, evaluate, shape_of
 from archir.weights.init import init_weights
 from archir.weights.terms import Apply, Ref
@@ -251,15 +253,29 @@ def test_shape_and_claims_hold_wherever_they_were_tried(rule: Any) -> None:
     assert set(rule.contract.decreases) | set(rule.contract.keeps) == {"macs", "params"}
 
 
+def fits(rule: Any, graph: Graph, at: str, arguments: dict[str, Any]) -> bool:
+    """Whether a rule matches at a node with a path."""
+    return isinstance(Matcher(rule, graph, STANDARD, arguments).at(graph.node(at)), Match)
+
+
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("width", [1, 2, 3, 16])
 def test_no_transition_costs_more(edge: str, width: int) -> None:
     """At any width: where a separable edge would cost more than a convolution there is no site."""
     graph = cell(edge, 1, width)
     planner, before = Planner(graph, STANDARD), cost(graph, STANDARD)
+    sources = [node.name for node in graph]
     for rule in NAT:
-        for site in planner.sites(rule):
-            after = cost(planner.plan(rule, site.at, {}, 0).after, STANDARD)
+        named = [{name: source} for name in paths_of(rule) for source in sources]
+        plans = [
+            planner.plan(rule, site.at, arguments, 0)
+            for site in planner.sites(rule)
+            for arguments in named or [{}]
+            if not named or fits(rule, graph, site.at, arguments)
+        ]
+        assert plans or not named
+        for plan in plans:
+            after = cost(plan.after, STANDARD)
             assert (after.params, after.macs) <= (before.params, before.macs)
             if rule.contract.decreases:
                 assert after.params < before.params
