@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from archir.train.data import Dataset
 
 _HELP: Mapping[str, tuple[str, str]] = {
-    "strategy": ("NAME", "nash, random, rwe, or FILE.py:NAME."),
+    "strategy": ("NAME", "eas, eas_random, nash, nat, random, rwe, or FILE.py:NAME."),
     "preset": ("NAME", "The strategy's values to begin with: small, paper."),
     "data": ("DATA", "As of `archir train`."),
     "data_seed": ("SEED", "Draws the validation images."),

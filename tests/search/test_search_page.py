@@ -15,7 +15,7 @@ import pytest
 
 from archir.codes import CODES
 from archir.search.eas import EasConfig
-from archir.search.kinds import EVALUATORS, find_kind
+from archir.search.kinds import EVALUATORS, find_kind, strategies
 from archir.search.nash import NashConfig
 from archir.search.nat_config import NatConfig
 from archir.search.nsga2 import Nsga2Config
@@ -159,3 +159,8 @@ def test_codes_and_commands_are_there() -> None:
     readme = (PAGE.parents[1] / "README.md").read_text()
     assert "docs/search.md" in readme
     assert re.search(r"`search`", readme)
+
+
+def test_the_help_names_every_strategy(archir: Callable[..., Any]) -> None:
+    told = " ".join(archir("search", "--help").out.split())
+    assert f"NAME {', '.join(strategies())}, or FILE.py:NAME." in told

@@ -192,7 +192,7 @@ def test_a_flag_is_not_told_of_as_the_file(
     ("line", "code", "said"),
     [
         ("strategy = 'nahs'", "A716", "did you mean `nash`?"),
-        ("strategy = ''", "A716", "there are: nash, random, rwe"),
+        ("strategy = ''", "A716", "there are: eas, eas_random, nash, nat, random, rwe"),
         ("strategy = 'none.py:K'", "A716", "none.py is no Python file"),
         ("evaluator = 'trainin'", "A716", "did you mean `training`?"),
         ("evaluator = 'none.py:K'", "A716", "none.py is no Python file"),
