@@ -96,7 +96,7 @@ def test_nothing_illegal_is_drawn(
 
 def chance(made: Policy, decision: Decision) -> float:
     with torch.no_grad():
-        return math.exp(-float(made.loss([[decision]], [1.0])[0]))
+        return math.exp(-float(made.loss([[decision]], [1.0])[0].detach()))
 
 
 def all_deeper(network: LayerSequence) -> list[Deeper]:
@@ -160,7 +160,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
             for sign in (1, -1):
                 flat[index] = held + sign * step
                 with torch.no_grad():
-                    values.append(float(made.loss(decisions, advantages)[0]))
+                    values.append(float(made.loss(decisions, advantages)[0].detach()))
             flat[index] = held
             slope = (values[0] - values[1]) / (2 * step)
             assert float(gradient[index]) == pytest.approx(slope, rel=1e-4, abs=1e-8)
@@ -187,7 +187,7 @@ def test_the_gradient_by_hand() -> None:
 def test_what_is_not_counted_teaches_nothing() -> None:
     made, none = policy(), (False,) * 6
     loss, entropy = made.loss([[Wider(NET, none, none)]], [3.0])
-    assert (float(loss), float(entropy)) == (0.0, 0.0)
+    assert (float(loss.detach()), float(entropy.detach())) == (0.0, 0.0)
     half = Wider(NET, (True, *none[1:]), (True, *none[1:]))
     other = replace(half, yes=(True, *none[1:3], True, *none[4:]))
     assert chance(made, half) == chance(made, other)
@@ -209,8 +209,8 @@ def test_the_entropy() -> None:
     heads = (math.log(3) + math.log(2) + math.log(3)) / 3, (math.log(3) + math.log(1)) / 2
     mean = (math.log(2) + sum(heads)) / 3  # of the samples; over layers and heads in each
     loss, entropy = made.loss([[wider, conv, linear]], [0.0])
-    assert float(entropy) == pytest.approx(mean, rel=1e-12)
-    assert float(loss) == pytest.approx(-2.0 * mean, rel=1e-12)
+    assert float(entropy.detach()) == pytest.approx(mean, rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(-2.0 * mean, rel=1e-12)
 
 
 def test_a_network_is_read_alike_beside_longer_ones() -> None:
