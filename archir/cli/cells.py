@@ -108,9 +108,11 @@ def chosen_by(network: Network, path: str, *, sample: bool, seed: int) -> Chosen
 
 
 def _facts(found: FoundCell, ops: list[str]) -> dict[str, Any]:
+    from archir.search.reading_cells import applications
+
     edges = [
         {"source": edge.source, "target": edge.target, "from": edge.op, "to": op}
-        for edge, op in zip(found.cell.edges, ops, strict=True)
-        if op != edge.op
+        for number, (edge, op) in enumerate(zip(found.cell.edges, ops, strict=True))
+        if applications(found, number, op)  # there may be no rule, where it would cost more
     ]
     return {"places": list(found.names), "edges": edges}

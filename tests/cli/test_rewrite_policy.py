@@ -108,3 +108,34 @@ def test_a_network_without_cells(archir: Callable[..., Any], net: Path) -> None:
     Path("net.cert.json").unlink()
     answer = archir(*by("drawn"))
     assert (answer.status, "A777" in answer.err) == (2, True)
+
+
+THIN = """version 1
+arch thin(classes = 3) {
+    input image: f32[N, 1, 8, 8]
+    x = image |> c0: conv(2, 3, bias = false) |> b0: batch_norm
+    y = (x |> relu |> c1: conv(2, 3, bias = false) |> b1: batch_norm)
+        + (x |> max_pool(3, 1, padding = 1))
+    output logits = y |> global_avg_pool |> linear(classes)
+}
+"""
+
+
+def test_what_no_rule_makes_is_not_said_to_change(
+    archir: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A separable convolution of two channels costs more than the one that is there."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.arch").write_text(THIN)
+    config = PolicyConfig(transitions="nat++", features=8, hidden=8, embedding=4)
+    policy = Policy(config)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(config).items()}
+    zeros["actions_bias"][[5, 22]] = 2  # sep_conv_3x3
+    zeros["actions_bias"][[2, 19]] = 1  # avg_pool_3x3
+    fill(policy, zeros)
+    save_policy("policy.safetensors", policy)
+    words = ("--rule", "nat", "--policy", "policy.safetensors", "--dry-run", "--json")
+    (cell,) = archir("rewrite", "net.arch", *words).document["cells"]
+    assert [(edge["from"], edge["to"]) for edge in cell["edges"]] == [
+        ("max_pool_3x3", "avg_pool_3x3")
+    ]
