@@ -78,13 +78,15 @@ def chosen_by(network: Network, path: str, *, sample: bool, seed: int) -> Chosen
     Args:
         network: Any network.
         path: The policy's file.
-        sample: Whether operations are drawn; else the most likely ones are taken.
+        sample: Whether operations are drawn, again where a cell would hand on nothing; else the
+            most likely ones are taken.
         seed: Of the draw.
 
     Raises:
         ArchirError: A601, A610, A775, it is no policy; A777, the network has no cells; A772, the
-            policy leaves all as it is.
+            policy leaves all as it is; A773, a cell would hand on nothing.
     """
+    from archir.search.cells import is_alive, with_ops
     from archir.search.nat_policy import load_policy
     from archir.search.reading_cells import cleaning, read_cells, rewriting, settled
 
@@ -93,13 +95,17 @@ def chosen_by(network: Network, path: str, *, sample: bool, seed: int) -> Chosen
     if not found:
         raise error("A777", f"{network.graph.name} has no cells that NAT could change")
     generator = np.random.Generator(np.random.PCG64(seed))
-    ops = [
-        settled(f.cell, policy.sample(f.cell, generator) if sample else policy.choose(f.cell))
-        for f in found
-    ]
+    ops = []
+    other = "another --seed" if sample else "--sample --seed N"
+    for f in found:
+        drawn = policy.sample(f.cell, generator, living=True) if sample else policy.choose(f.cell)
+        if is_alive(f.cell) and not is_alive(with_ops(f.cell, drawn)):
+            told = f"with what the policy chooses {f.names[0]} would hand on nothing but zeros"
+            raise error("A773", told, hint=f"{other} may do better", status=1)
+        ops.append(settled(f.cell, drawn))
     uses = rewriting(found, ops)
     if not uses:
-        hint = "--sample --seed N draws others" if not sample else "another --seed"
+        hint = f"{other} draws others"
         raise error("A772", "the policy leaves every edge as it is", hint=hint, status=1)
     return Chosen(
         [*uses, *cleaning(network, uses)],

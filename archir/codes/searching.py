@@ -206,6 +206,11 @@ CODES: dict[str, Code] = {
         "Every operation of the network's cells is the policy's most likely choice, or what was "
         "drawn, already; nothing is written. The exit status is 1.",
     ),
+    "A773": Code(
+        "a policy of NAT that lets nothing through",
+        "With the operations that it chooses a cell would hand on zeros alone, whatever the image; "
+        "nothing is written. The exit status is 1.",
+    ),
     "A775": Code(
         "no policy of NAT",
         "A policy is the safetensors file that `archir search --strategy nat` leaves in its run "

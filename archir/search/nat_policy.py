@@ -41,6 +41,8 @@ ATTEMPTS = 100
 
 _KEY = "archir.nat_policy"
 _VERSION = 1
+_LARGEST = 1e5
+"""Of a policy's numbers: with them the logits of one of the sizes of NAT's code stay finite."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,8 @@ def load_policy(path: str | Path) -> Policy:
             raise _unfit(path, f"`{name}` is {found}, it should be float32{list(wanted[name])}")
         if not np.isfinite(array).all():
             raise _unfit(path, f"`{name}` holds numbers that are not finite")
+        if np.abs(array).max() > _LARGEST:
+            raise _unfit(path, f"`{name}` holds numbers beyond {_LARGEST:g}: logits would overflow")
     policy = Policy(config)
     fill(policy, weights)
     return policy

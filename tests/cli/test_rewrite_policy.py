@@ -25,9 +25,12 @@ def net(archir: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     keeps = Policy(config)  # all equally likely: what is there is taken
     save_policy("keeps.safetensors", keeps)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes_of(config).items()}
-    zeros["actions_bias"][12::17] = 1  # null
-    fill(keeps, zeros)
-    save_policy("nulls.safetensors", keeps)
+    second, null = 17, 12  # of the second edge's logits the first, and the place of null
+    for name, places in (("seconds", [second + null]), ("nulls", [null, second + null])):
+        zeros["actions_bias"][:] = 0
+        zeros["actions_bias"][places] = 100
+        fill(keeps, zeros)
+        save_policy(f"{name}.safetensors", keeps)
     return tmp_path / "net.arch"
 
 
@@ -61,13 +64,28 @@ def test_a_policy_rewrites_a_network_which_then_verifies(
 
 
 def test_zeros_are_taken_out(archir: Callable[..., Any], net: Path) -> None:
-    """Nothing of the cells is left but what makes the tensors in whose shape the zeros are."""
-    answer = archir(*by("nulls"))
+    """Where the second edge of each node is nulled, DARTS' nodes have the first alone."""
+    text = nat_cells.family("darts", channels=4, layers=3, shape=(1, 8, 8))
+    net.write_text(text)
+    archir("weights", "init", "net.arch", "--force")
+    answer = archir(*by("seconds"))
     assert answer.status == 0
-    convs = [p for p in load_weights("out.safetensors") if p.endswith("op.1.weight")]
-    assert all("preprocess" in path for path in convs)
-    assert "cells.0: 1->2 skip_connect -> null, 2->3 conv_3x3 -> null" in answer.out
-    assert "2 cells (cells.1, ...): " in answer.out
+    assert "0->2 sep_conv_3x3" not in answer.out
+    assert "1->2 sep_conv_3x3 -> null" in answer.out
+    assert "drop.null@" in answer.out
+    assert "null(" not in Path("out.arch").read_text("utf-8")
+    paths = load_weights("out.safetensors")
+    assert any("_ops.0" in path for path in paths)
+    assert not any("_ops.1." in path for path in paths)
+
+
+def test_a_policy_that_lets_nothing_through_writes_nothing(
+    archir: Callable[..., Any], net: Path
+) -> None:
+    for more, hint in (((), "--sample --seed N"), (("--sample",), "another --seed")):
+        answer = archir(*by("nulls", *more))
+        assert (answer.status, "A773" in answer.err, hint in answer.err) == (1, True, True)
+        assert not Path("out.arch").exists()
 
 
 def test_a_policy_that_changes_nothing_writes_nothing(

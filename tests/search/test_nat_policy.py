@@ -269,6 +269,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "type": (_tensor("gcn2_bias", np.zeros(8)), "A775", "`gcn2_bias` is float64"),
     "more": (_tensor("extra", np.zeros(8, np.float32)), "A775", "`extra` is no part"),
     "nan": (_tensor("gcn2_bias", np.full(8, np.nan, np.float32)), "A775", "not finite"),
+    "huge": (_tensor("gcn2_bias", np.full(8, -3e38, np.float32)), "A775", "beyond 100000"),
 }
 
 
