@@ -122,7 +122,7 @@ def processes(word: str) -> list[int]:
 
 def waiting(folder: Path) -> list[int]:
     """The processes of evaluations that wait."""
-    files = folder.glob("archir-evaluation-*/work/waiting")
+    files = folder.glob("archir-evaluation-*/*/waiting")
     return [int(text) for file in files if (text := file.read_text())]
 
 
