@@ -1,16 +1,19 @@
 """NAT on the six families of cells that it starts from: what it saves, what that costs.
 
 For each family and seed `archir search --strategy nat` runs with the preset `small` on the digits,
-from the family's cells with 8 channels and 3 cells. What is compared are the input and the sample
-that was derived, both trained alike: MACs, and validation accuracy with the 95 % interval of the
-difference; and the policy with one that draws legal operations uniformly: the mean rewards of
-samples with the shared weights. Each search is a run folder in `--runs`: one that was cut off is
-resumed, one that is done is not run again. The results so far are written after each.
+from the family's cells with 8 channels and 3 cells. What is compared are the input and the network
+that the search ends with, both trained alike: MACs, and validation accuracy with the 95 % interval
+of the difference (the search chose by that accuracy, among the input and three samples); and the
+policy with one that draws legal operations uniformly: the mean rewards of samples with the shared
+weights. Each search is a run folder in `--runs`: one that was cut off is resumed, one that is done
+is not run again. The results so far are written after each.
 
-    python benchmarks/nat_families.py --seeds 0,1,2 --json benchmarks/results/nat_families.json
+    python benchmarks/nat_families.py --seeds 3,4,5 --json benchmarks/results/nat_families.json
     python benchmarks/nat_families.py --from benchmarks/results/nat_families.json  # its table
 
-Settings were chosen on the seeds 100 and 101.
+Settings were chosen on the seeds 100 and 101. With one trained sample, and equal samples not drawn
+again, the seeds 0 to 2 had failed for one of VGG's and one of ResNet's searches: that is why three
+are trained now, and why other seeds are reported.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ def searched(family: str, seed: int, runs: Path) -> Record:
     result = json.loads((folder / "result.json").read_text())
     learned = members[0]
     trained = [m for m in members if m["stage"] == "trained" and m["status"] == "scored"]
-    before, after = trained[0], trained[-1]
+    before = trained[0]
+    after = next(m for m in trained if m["number"] == result["best"])
     return {
         "family": family,
         "seed": seed,
@@ -62,7 +66,8 @@ def searched(family: str, seed: int, runs: Path) -> Record:
         "derived": sum(m["stage"] == "derive" for m in members) - 1,
         **{f"{name}_{size}": m[size] for name, m in named(before, after) for size in SIZES},
         **{f"{name}_accuracy": m["scores"]["accuracy"] for name, m in named(before, after)},
-        "best": "input" if result["best"] == before["number"] else "sample",
+        "best": "input" if after is before else "sample",
+        "trained": [[m["macs"], m["scores"]["accuracy"]] for m in trained],
         "test": result["test"]["best"]["accuracy"],
     }
 
@@ -105,7 +110,7 @@ def tables(records: Sequence[Record]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/nat"))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="3,4,5")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--from", dest="given", type=Path)

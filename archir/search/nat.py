@@ -61,7 +61,8 @@ class Nat:
     def expected(self) -> int:
         """The policy, input and samples, those that are trained."""
         config = self.config
-        return 4 + config.samples + config.likeliest + bool(config.epoch_final)
+        made = config.samples + config.likeliest + config.candidates
+        return 3 + made + bool(config.epoch_final)
 
     def run(self, search: Search) -> Outcome:
         """Learn a policy, derive a network, train it.
@@ -100,7 +101,11 @@ class Nat:
         drawn = [[policy.choose(f.cell) for f in found]] if config.likeliest else []
         for number in range(config.samples):
             stream = search.draw(self.name, "sample", number)
-            drawn.append([policy.sample(f.cell, stream, living=config.living) for f in found])
+            for _ in range(config.attempts):
+                ops = [policy.sample(f.cell, stream, living=config.living) for f in found]
+                if ops not in drawn:
+                    drawn.append(ops)
+                    break
         every = [_Sample(tuple(f.cell for f in found), ())]
         for ops in drawn:
             sample = _sample(found, ops)
@@ -110,7 +115,7 @@ class Nat:
         return every
 
     def _derive(self, search: Search, learned: Member, samples: list[_Sample]) -> list[Member]:
-        """The input and the sample that is chosen, as far as they could be scored."""
+        """The input and the samples that are chosen, as far as they could be scored."""
         supernet = search.kept(learned, "supernet.safetensors").read_bytes()
         cells = tuple(sample.cells for sample in samples)
         shared = SharedWeights(supernet, cells, self.config.shared_images)
@@ -127,32 +132,34 @@ class Nat:
         ]
         first, *others = search.evaluate("derive", shared, proposals)
         chosen = self._chosen(first, others)
-        search.note("derived", input=first.number, best=(chosen or first).number)
-        return scored_of([first] if chosen is None else [first, chosen])
+        search.note("derived", input=first.number, samples=[member.number for member in chosen])
+        return scored_of([first, *chosen])
 
-    def _chosen(self, first: Member, others: Sequence[Member]) -> Member | None:
-        """The sample that goes on."""
+    def _chosen(self, first: Member, others: Sequence[Member]) -> list[Member]:
+        """The samples that go on."""
 
         def accurate(member: Member) -> tuple[float, int, int]:
             return member.score, -member.macs, -member.number
 
-        scored = scored_of(others)
+        ordered = sorted(scored_of(others), key=accurate, reverse=True)
         if self.config.derive == "cheapest":
-            scored = [member for member in scored if member.macs < first.macs]
-            equal = [m for m in scored if m.scores["difference"] + m.scores["half"] >= 0]
+            ordered = [member for member in ordered if member.macs < first.macs]
+            equal = [m for m in ordered if m.scores["difference"] + m.scores["half"] >= 0]
             if equal:
-                return min(equal, key=lambda m: (m.macs, -m.score, m.number))
-        return max(scored, key=accurate, default=None)
+                ordered = sorted(equal, key=lambda m: (m.macs, -m.score, m.number))
+        count = min(self.config.candidates, len(ordered))
+        steps = max(1, count - 1)
+        return [ordered[step * (len(ordered) - 1) // steps] for step in range(count)]
 
     def _trained(self, search: Search, derived: Sequence[Member]) -> Member:
-        """Train the input and the sample alike; the better one, of equals the cheaper one.
+        """Train the input and the samples alike; the best one, of equals the cheapest one.
 
         Where the cheapest sample was asked for, what differs by no more than the 95 % interval of
         the difference counts as equal [own].
         """
         config = self.config
-        if not search.goes_on(2.0 + bool(config.epoch_final)):
-            return derived[-1]
+        if not search.goes_on(len(derived) + bool(config.epoch_final)):
+            return derived[min(1, len(derived) - 1)]
         training = self.evaluator or Training(recipe(config, config.epoch_trained))
         seed = seed_of(search, "trained")
         proposals = [
@@ -161,7 +168,7 @@ class Nat:
         ]
         scored = scored_of(search.evaluate("trained", training, proposals))
         if not scored:
-            return derived[-1]
+            return derived[min(1, len(derived) - 1)]
         best = max(scored, key=lambda m: (m.score, -m.macs, -m.number))
         if config.derive == "cheapest":
             images = len(search.dataset.validation)
@@ -265,8 +272,10 @@ SMALL = NatConfig(
     policy_lr=1e-3,
     baseline="others",
     samples=20,
+    attempts=50,
     likeliest=True,
     derive="cheapest",
+    candidates=3,
     epoch_trained=20,
     epoch_final=20,
     batch_trained=64,
@@ -285,6 +294,8 @@ CPU20 = replace(
     alphas=2,
     policy_lr=2e-3,
     samples=10,
+    attempts=1,
+    candidates=1,
     judged=5,
     shared_images=2000,
     epoch_trained=2,

@@ -90,12 +90,18 @@ class NatConfig:
 
     samples: int = 10
     """For the start network, to choose from [C]."""
+    attempts: int = 1
+    """Draws for each sample, at most: one that was drawn before is drawn again [own]. A policy that
+    is sure of itself draws little else than its likeliest choice."""
     likeliest: bool = False
     """Whether the most likely operations are one more of them [own]."""
     derive: Literal["best", "cheapest"] = "best"
     """The most accurate sample with the shared weights [C]; or of those that have fewer MACs the
     one with the fewest whose accuracy is not below the input's, by the 95 % interval of the
     difference on the same images; the most accurate of them, where there is none [own]."""
+    candidates: int = 1
+    """Samples that are trained beside the input: 1 [C]; of more the others are in equal steps from
+    the one that ``derive`` chooses to the last that it would choose [own]."""
     shared_images: int = 5000
     """Validation images, at most, that accuracies with shared weights are measured on [own]. In
     [C] they are those that the policy learned from, and those of the test set in NAT++."""
@@ -143,6 +149,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "baseline_decay": (0, 1),
     "judged": (1, 10**6),
     "samples": (1, 10**6),
+    "attempts": (1, 10**6),
+    "candidates": (1, 10**6),
     "shared_images": (2, 10**7),
     "epoch_trained": (1, 10**6),
     "epoch_final": (0, 10**6),

@@ -184,14 +184,28 @@ def member(number: int, score: float, macs: int, half: float = 0.02) -> Member:
 def test_the_chosen_sample() -> None:
     first = member(1, 0.9, 100, 0)
     some = [member(2, 0.95, 100), member(3, 0.89, 60), member(4, 0.89, 50), member(5, 0.8, 10)]
-    best, cheapest = make(replace(TINY, derive="best")), make(replace(TINY, derive="cheapest"))
-    assert best._chosen(first, some) == some[0]
-    assert cheapest._chosen(first, some) == some[2]  # within 0.02 of the input
-    assert cheapest._chosen(first, [some[0], some[3]]) == some[3]  # the best of what is cheaper
-    assert cheapest._chosen(first, some[:1]) is None
-    assert best._chosen(first, [replace(some[0], status="failed")]) is None
+    one = replace(TINY, candidates=1)
+    best, cheapest = make(replace(one, derive="best")), make(replace(one, derive="cheapest"))
+    assert best._chosen(first, some) == [some[0]]
+    assert cheapest._chosen(first, some) == [some[2]]  # within 0.02 of the input
+    assert cheapest._chosen(first, [some[0], some[3]]) == [some[3]]  # the best of what is cheaper
+    assert cheapest._chosen(first, some[:1]) == []
+    assert best._chosen(first, [replace(some[0], status="failed")]) == []
     equal = [member(2, 0.95, 100), member(3, 0.95, 90)]
-    assert best._chosen(first, equal) == equal[1]
+    assert best._chosen(first, equal) == [equal[1]]
+
+
+def test_several_samples_go_on() -> None:
+    first = member(1, 0.9, 100, 0)
+    some = [member(n, 0.9, 10 * n) for n in range(2, 9)]
+    cheapest = make(replace(TINY, derive="cheapest", candidates=3))
+    assert [m.macs for m in cheapest._chosen(first, some)] == [20, 50, 80]
+    assert [m.macs for m in cheapest._chosen(first, some[:2])] == [20, 30]
+    assert [m.macs for m in cheapest._chosen(first, some[:1])] == [20]
+    assert cheapest._chosen(first, []) == []
+    trained = cast("Any", Trainings((0.95, 0.85, 0.94)))
+    members = [first, member(2, 0.9, 50), member(3, 0.9, 70)]
+    assert cheapest._trained(trained, members).number == 12  # the cheapest within the interval
 
 
 @dataclass
@@ -217,7 +231,7 @@ class Trainings:
                 {},
                 0,
                 "scored",
-                macs=100 - 50 * n,
+                macs=100 - 50 * n if len(proposals) == 2 else (100, 50, 70)[n],
                 scores={"score": accuracy, "accuracy": accuracy},
             )
             for n, (proposal, accuracy) in enumerate(zip(proposals, self.accuracies, strict=True))
