@@ -1,18 +1,18 @@
 """The four searches beside each other and beside random search, within the same CPU seconds.
 
-Parts of `benchmarks/search.py`: *same* on the digits, *same_few* with 200 of their training images
-in batches of 16. What each search does is fixed by settings that were sized on seeds from 100 on,
-never by a clock, so that runs repeat to the byte; what they took is measured.
+The part *same* of `benchmarks/search.py`, on the digits. What each search does is fixed by settings
+that were sized on seed 100, never by a clock, so that runs repeat to the byte; what they took is
+measured.
 
 NASH, EAS and their random counterparts start from one network with the same weights. The random
 counterparts are: *walk*, one child of NASH's moves a step, taken whatever its score; *best of n*,
-children of the start network by as many of NASH's moves, the best of which is trained on;
-EAS with a policy that draws uniformly; random genomes in the place of RWE's evolution; NAT with a
-policy that draws uniformly.
+children of the start network by as many of NASH's moves, the best of which is trained on; EAS with
+a policy that draws uniformly; random genomes in the place of RWE's evolution.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from figures import Record, Run, head, interval, mean_difference, row
 from measure import save_svg
 from scipy import stats
 
-PARTS = {"same": "digits", "same_few": "digits, 200 images"}
+PARTS = {"same": "digits"}
 LIMITS = ("--max-macs", "2000000", "--device", "cpu", "--threads", "1", "--workers", "1")
 PLAIN = "examples/eas_digits.arch --init {seed}"
 NASH = f"{PLAIN} --preset small --set n_steps=8"
@@ -30,7 +30,6 @@ EAS = (
     f"{PLAIN} --preset small --set nets=60 --set nets_second=30 --set epoch_start=5"
     " --set epoch_child=6 --set epoch_longer=30"
 )
-
 NAT = "benchmarks/nat_digits.arch --init {seed} --preset small"
 
 
@@ -40,22 +39,19 @@ class Search:
 
     title: str
     words: str
-    """Behind `archir search`; those of the part, the seed and the limits follow."""
+    """Behind `archir search`; those of the data, the seed and the limits follow."""
     family: str
     """Whose colour it has: its own, or that of the search whose random counterpart it is."""
     marker: str
-    batch: tuple[str, ...]
-    """The entries that say how many images a step of training has."""
 
 
 SEARCHES = {
-    "nash": Search("NASH", f"{NASH} --set n_neigh=8 --strategy nash", "nash", "o", ("batch_size",)),
+    "nash": Search("NASH", f"{NASH} --set n_neigh=8 --strategy nash", "nash", "o"),
     "walk": Search(
         "random walk by NASH's moves",
         f"{NASH} --set epoch_start=25 --set epoch_neigh=30 --set epoch_final=100 --strategy random",
         "nash",
         "x",
-        ("batch_size",),
     ),
     "best_of": Search(
         "best of n by NASH's moves",
@@ -63,58 +59,38 @@ SEARCHES = {
         " --set epoch_final=62 --strategy nash",
         "nash",
         "o",
-        ("batch_size",),
     ),
-    "eas": Search("EAS", f"{EAS} --strategy eas", "eas", "s", ("batch_size",)),
-    "eas_random": Search(
-        "EAS, random policy", f"{EAS} --strategy eas_random", "eas", "s", ("batch_size",)
-    ),
-    "rwe": Search(
-        "RWE",
-        "--preset small --set generations=3 --strategy rwe",
-        "rwe",
-        "^",
-        ("batch_candidates", "batch_final"),
-    ),
+    "eas": Search("EAS", f"{EAS} --strategy eas", "eas", "s"),
+    "eas_random": Search("EAS, random policy", f"{EAS} --strategy eas_random", "eas", "s"),
+    "rwe": Search("RWE", "--preset small --set generations=3 --strategy rwe", "rwe", "^"),
     "rwe_random": Search(
         "RWE, random genomes",
         "--preset small --set generations=1 --set population=36 --strategy rwe",
         "rwe",
         "^",
-        ("batch_candidates", "batch_final"),
     ),
-    "nat": Search("NAT", f"{NAT} --strategy nat", "nat", "D", ("batch_size", "batch_trained")),
-    "nat_random": Search(
-        "NAT, random policy",
-        f"{NAT} --set policy=uniform --strategy nat",
-        "nat",
-        "D",
-        ("batch_size", "batch_trained"),
-    ),
+    "nat": Search("NAT", f"{NAT} --strategy nat", "nat", "D"),
 }
 OWN = {
     "nash": ("best_of", "walk"),
     "eas": ("eas_random",),
     "rwe": ("rwe_random",),
-    "nat": ("nat_random",),
+    "nat": (),
 }
 """The random counterparts of each search."""
 COLOURS = {"nash": "#0072b2", "eas": "#d55e00", "rwe": "#009e73", "nat": "#cc79a7"}
-
-
 ELSEWHERE = {"walk": "random"}
 """The names of the same searches on CIFAR-10, where they differ."""
 
 
-def plan(part: str, data: str, seeds: int) -> list[Run]:
+def plan(part: str, seeds: int) -> list[Run]:
     """The searches of a part."""
     found = []
     for seed in range(seeds):
         for name, search in SEARCHES.items():
-            words = [*search.words.format(seed=seed).split(), "--data", data, "--seed", str(seed)]
-            if part == "same_few":
-                words += [w for entry in search.batch for w in ("--set", f"{entry}=16")]
-            found.append(Run(part, name, seed, (*words, *LIMITS)))
+            words = search.words.format(seed=seed).split()
+            more = ("--data", "digits", "--seed", str(seed), *LIMITS)
+            found.append(Run(part, name, seed, (*words, *more)))
     return found
 
 
@@ -188,13 +164,13 @@ def draw(records: Sequence[Record], path: Path) -> None:
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     plt.rcParams |= {"svg.hashsalt": "archir", "svg.fonttype": "none", "font.size": 9}
     parts = [part for part in (*PARTS, "cifar10") if held(records, part)]
     figure, axes = plt.subplots(
-        *(2, len(parts)), figsize=(1 + 3.2 * len(parts), 6.4), sharex="row", sharey="col",
-        squeeze=False,
-    )  # fmt: skip
+        2, len(parts), figsize=(1 + 3.5 * len(parts), 6.6), sharey="col", squeeze=False
+    )
     for column, part in enumerate(parts):
         runs = held(records, part)
         seeds = 1 + max(seed for _, seed in runs)
@@ -205,25 +181,31 @@ def draw(records: Sequence[Record], path: Path) -> None:
             for name in SEARCHES:
                 there = ELSEWHERE.get(name, name) if part == "cifar10" else name
                 chosen = [r for (n, _), r in runs.items() if n == there]
-                values = [(r[what], 100 * error(r)) for r in chosen]
-                mark(axis, name, values)
+                mark(axis, name, [(r[what], 100 * error(r)) for r in chosen])
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            if part not in PARTS:  # few points: whole decades, so that an axis has numbers
+                shown = [r[what] for (n, _), r in runs.items() if n != "cycles"]
+                low, high = math.log10(min(shown)), math.log10(max(shown))
+                axis.set_xlim(10 ** math.floor(low), 10 ** math.ceil(high))
             axis.set_xlabel(f"{label} of the last network")
             axis.set_ylabel("test error, %")
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
+        if part in PARTS:
+            axes[0][column].set_ylim(bottom=-0.2)  # whole marks of networks without an error
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     save_svg(figure, path)
     plt.close(figure)
 
 
 def mark(axis: Any, name: str, points: Sequence[tuple[float, float]]) -> None:
     """The runs of a search: filled marks; of its random counterparts, empty ones or crosses."""
+    if not points:
+        return
     search, colour = SEARCHES[name], COLOURS[SEARCHES[name].family]
-    filled = name == search.family
-    face: dict[str, Any] = {"markerfacecolor": colour if filled else "none"}
-    x, y = zip(*points, strict=True) if points else ((), ())
+    face: dict[str, Any] = {"markerfacecolor": colour if name == search.family else "none"}
+    x, y = zip(*points, strict=True)
     style = {"marker": search.marker, "markersize": 6, "linestyle": "none", "color": colour}
     axis.plot(x, y, label=search.title, markeredgewidth=1.2, **style, **face)

@@ -13,7 +13,7 @@ best network of each run, and each member of its front.
 *few*: NASH and the baseline on 200 of the digits' training images, in batches of 16, where networks
 are not all nearly perfect; the validation and test images are all of them.
 
-*same* and *same_few*: all searches within the same CPU seconds (`four.py`).
+*same*: all searches within the same CPU seconds (`four.py`).
 
 *cifar10*: NASH, its baseline, its start network in the same cycles, random-weight evaluation, EAS
 and its baseline, and NAT, on all of CIFAR-10, within 20 CPU minutes each. `nash_five` makes a child
@@ -94,7 +94,7 @@ def plan(part: str, runs: Path, seeds: int) -> list[Run]:
         return Run(part, strategy, seed, (*words, *said, *FIXED))
 
     if part in four.PARTS:
-        return four.plan(part, "digits" if part == "same" else str(few(runs)), seeds)
+        return four.plan(part, seeds)
     if part == "cifar10":
         data = f"--preset cpu20 --data {(runs / 'cifar10.npz').resolve()}".split()
         start = ["benchmarks/nash_cifar10.arch", "--init", "0", "--max-macs"]
@@ -169,6 +169,8 @@ def record(run: Run, runs: Path) -> Record:
     timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     members = {e["number"]: e for e in events if e["event"] == "member"}
     stages = {e["stage"]: e["evaluator"] for e in events if e["event"] == "stage"}
+    certificate = json.loads((folder / "best.cert.json").read_text("utf-8"))
+    trainings = sum(step["kind"] == "train" for step in certificate["steps"])  # as weights have had
     took = runs / f"{run.name}.seconds"
     found = {
         "part": run.part,
@@ -177,7 +179,7 @@ def record(run: Run, runs: Path) -> Record:
         "command": " ".join(["archir search", *run.words]).replace(f"{runs.resolve()}/", ""),
         **{k: result[k] for k in ("best", "params", "macs", "test", "onnx")},
         "members": dict(Counter(m["status"] for m in members.values())),
-        "epochs": epochs_behind(result["best"], members, stages),
+        "epochs": epochs_behind(result["best"], members, stages, trainings),
         "validation": last_accuracy(result["best"], members),
         "cpu_seconds": round(sum(line.get("cpu_seconds", 0.0) for line in timings), 1),
         "seconds": json.loads(took.read_text()) if took.exists() else None,
@@ -202,13 +204,15 @@ def spent(members: dict[int, Any], timings: Sequence[Record]) -> dict[str, float
     return {stage: round(seconds, 1) for stage, seconds in found.items()}
 
 
-def epochs_behind(number: int, members: dict[int, Any], stages: dict[str, Any]) -> int:
-    """The epochs that a network and those that it comes from were trained for."""
+def epochs_behind(
+    number: int, members: dict[int, Any], stages: dict[str, Any], trainings: int
+) -> int:
+    """The epochs of the last trainings of a network and those that it comes from."""
     total, at = 0, [number]
-    while at:
+    while at and trainings:
         member = members[at[0]]
-        total += stages[member["stage"]].get("recipe", {}).get("epochs", 0)
-        at = member["parents"]
+        epochs = stages[member["stage"]].get("recipe", {}).get("epochs", 0)
+        total, trainings, at = total + epochs, trainings - bool(epochs), member["parents"]
     return total
 
 
@@ -415,7 +419,9 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axis.set_xlabel("CPU minutes")
         axis.grid(alpha=0.3)
         if axis.has_data():
-            axis.legend(loc="lower right", frameon=False, fontsize=7.5)
+            axis.legend(
+                loc="center" if title == "EAS" else "lower right", frameon=False, fontsize=7.5
+            )
     figure.tight_layout()
     save_svg(figure, path)
     plt.close(figure)

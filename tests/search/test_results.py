@@ -1,9 +1,11 @@
-"""docs/results.md holds the tables that benchmarks/search.py makes of the figures beside it."""
+"""docs/results.md holds the tables that the benchmarks make of the figures beside them."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,19 +17,23 @@ FIGURES = ROOT / "benchmarks" / "results" / "search.json"
 DOCS = (ROOT / "docs" / "results.md").read_text("utf-8")
 
 
+NEIGHBOURS = ("search", "four", "figures", "measure", "eas", "nat_families")
+
+
 @pytest.fixture(scope="module")
-def benchmark() -> Any:
+def benchmark() -> Iterator[Any]:
     sys.path.append(str(ROOT / "benchmarks"))  # where a benchmark finds its neighbours
-    before = sys.modules.pop("search", None)
+    before = {name: sys.modules.pop(name, None) for name in NEIGHBOURS}
     try:
         import search
 
         yield search
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-        sys.modules.pop("search", None)
-        if before is not None:
-            sys.modules["search"] = before
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
 
 
 def test_the_tables_are_those_of_the_figures(benchmark: ModuleType) -> None:
@@ -54,11 +60,34 @@ def test_networks_of_a_comparison_have_been_trained_for_as_long() -> None:
         assert len({run["epochs"] for run in held if run["part"] == part}) <= 1
 
 
+def test_searches_within_one_budget_took_about_as_long(benchmark: ModuleType) -> None:
+    held = [r for r in json.loads(FIGURES.read_text("utf-8"))["runs"] if r["part"] == "same"]
+    assert {run["strategy"] for run in held} <= set(benchmark.four.SEARCHES)
+    for name in {run["strategy"] for run in held}:
+        seconds = [run["cpu_seconds"] for run in held if run["strategy"] == name]
+        assert len(seconds) == 5
+        assert 40 <= sum(seconds) / len(seconds) <= 80
+        # the words that fix all that runs have in common
+        assert all(run["macs"] <= 2_000_000 for run in held)
+        assert all("--max-macs 2000000" in run["command"] for run in held)
+
+
+@pytest.mark.parametrize(
+    ("script", "figures"), [("eas", "eas_digits"), ("nat_families", "nat_families")]
+)
+def test_the_shows_are_those_of_their_figures(
+    benchmark: ModuleType, script: str, figures: str
+) -> None:
+    found = json.loads((FIGURES.parent / f"{figures}.json").read_text("utf-8"))
+    assert "\n".join(importlib.import_module(script).tables(found["records"])) in DOCS
+
+
 def test_all_was_checked_and_nothing_failed() -> None:
     for run in json.loads(FIGURES.read_text("utf-8"))["runs"]:
         assert run["verified"]["best.arch"] == 0
         # what genomes stand for has no weights before the final training, and no certificate
-        assert set(run["verified"].values()) <= ({0, None} if run["strategy"] == "rwe" else {0})
+        bare = run["strategy"].startswith("rwe")
+        assert set(run["verified"].values()) <= ({0, None} if bare else {0})
         assert run["onnx"] == {"file": "best.onnx"}
 
 
