@@ -96,16 +96,17 @@ class Nat:
         return Outcome(last, stages=(best.stage,), files={POLICY: path})
 
     def _samples(self, search: Search, policy: Policy, found: Sequence[FoundCell]) -> list[_Sample]:
-        """The input, then what the policy makes of it: each only once."""
+        """The input, then what the policy makes of it: each only once.
+
+        Where the cheapest is looked for, and nothing that a policy draws is cheaper (it may be sure
+        that all should stay), equally likely legal operations are drawn besides [own].
+        """
         config = self.config
         drawn = [[policy.choose(f.cell) for f in found]] if config.likeliest else []
-        for number in range(config.samples):
-            stream = search.draw(self.name, "sample", number)
-            for _ in range(config.attempts):
-                ops = [policy.sample(f.cell, stream, living=config.living) for f in found]
-                if ops not in drawn:
-                    drawn.append(ops)
-                    break
+        self._draw(search, policy, found, "sample", drawn)
+        pairs = [pair for ops in drawn for pair in zip(found, ops, strict=True)]
+        if config.derive == "cheapest" and not any(_saves(f.cell, ops) for f, ops in pairs):
+            self._draw(search, type(policy)(policy.config), found, "uniform", drawn)
         every = [_Sample(tuple(f.cell for f in found), ())]
         for ops in drawn:
             sample = _sample(found, ops)
@@ -113,6 +114,23 @@ class Nat:
             if alive and sample.cells not in [other.cells for other in every]:
                 every.append(sample)
         return every
+
+    def _draw(
+        self,
+        search: Search,
+        policy: Policy,
+        found: Sequence[FoundCell],
+        word: str,
+        drawn: list[list[list[str]]],
+    ) -> None:
+        """Add operations for the edges of each cell to those that were drawn before."""
+        for number in range(self.config.samples):
+            stream = search.draw(self.name, word, number)
+            for _ in range(self.config.attempts):
+                ops = [policy.sample(f.cell, stream, living=self.config.living) for f in found]
+                if ops not in drawn:
+                    drawn.append(ops)
+                    break
 
     def _derive(self, search: Search, learned: Member, samples: list[_Sample]) -> list[Member]:
         """The input and the samples that are chosen, as far as they could be scored."""
@@ -191,6 +209,12 @@ class Nat:
         """A member as its training begins."""
         network = search.network(member)
         return network if self.config.weights == "inherited" else replace(network, weights=None)
+
+
+def _saves(cell: Cell, ops: Sequence[str]) -> bool:
+    """Whether an operation that has MACs gives way to another."""
+    pairs = zip(cell.edges, ops, strict=True)
+    return any("conv" in edge.op and op != edge.op for edge, op in pairs)
 
 
 def _half(one: Member, other: Member, images: int) -> float:

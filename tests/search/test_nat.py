@@ -16,12 +16,12 @@ import archir
 from archir.api import Network
 from archir.diag import ArchirError
 from archir.search import nat
-from archir.search.cells import targets
+from archir.search.cells import Cell, is_alive, targets
 from archir.search.encodings.nat_cells import family
 from archir.search.limits import Limits
-from archir.search.nat import NAT, PRESETS, SMALL, Nat, make
+from archir.search.nat import NAT, PRESETS, SMALL, Nat, _saves, make
 from archir.search.nat_config import NatConfig
-from archir.search.nat_policy import load_policy
+from archir.search.nat_policy import Policy, PolicyConfig, fill, load_policy, shapes_of
 from archir.search.parts import Member
 from archir.search.reading_cells import read_cells
 from archir.search.run import Result, run_search
@@ -195,6 +195,26 @@ def test_the_chosen_sample() -> None:
     assert best._chosen(first, equal) == [equal[1]]
 
 
+def test_a_policy_that_is_sure_of_itself_has_cheaper_samples_all_the_same(place: Path) -> None:
+    found = read_cells(archir.load(place / "net.arch").graph)
+    sure = Policy(PolicyConfig())
+    shapes = shapes_of(sure.config).items()
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes}
+    weights["actions_bias"][1::3] = 200  # all stays as it is; a null or a skip may become the other
+    fill(sure, weights)
+    stays = make(replace(TINY, derive="best"))._samples(cast("Any", Trainings(())), sure, found)
+    cells = tuple(f.cell for f in found)
+    assert not any(_saves(a, _ops(b)) for s in stays for a, b in zip(cells, s.cells, strict=True))
+    more = make(replace(TINY, derive="cheapest"))._samples(cast("Any", Trainings(())), sure, found)
+    assert more[: len(stays)] == stays
+    assert any(_saves(a, _ops(b)) for s in more for a, b in zip(cells, s.cells, strict=True))
+    assert all(map(is_alive, (cell for sample in more for cell in sample.cells)))
+
+
+def _ops(cell: Cell) -> list[str]:
+    return [edge.op for edge in cell.edges]
+
+
 def test_several_samples_go_on() -> None:
     first = member(1, 0.9, 100, 0)
     some = [member(n, 0.9, 10 * n) for n in range(2, 9)]
@@ -219,7 +239,7 @@ class Trainings:
         return True
 
     def draw(self, *words: str | int) -> np.random.Generator:
-        return np.random.default_rng(0)
+        return np.random.default_rng([len(w) if isinstance(w, str) else w for w in words])
 
     def evaluate(self, stage: str, evaluator: Any, proposals: Any) -> list[Member]:
         assert len({proposal.seed for proposal in proposals}) == 1
