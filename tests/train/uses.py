@@ -38,6 +38,11 @@ CLASS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "prune": (RESIDUAL, "a", {"width": 3}),
     "prune.magnitude": (RESIDUAL, "a", {"width": 3}),
     "prune.keep": (RESIDUAL, "a", {"keep": (0, 2, 3)}),
+    "deepen.linear.batch_norm": (
+        "input x: f32[N, 6]\na = x |> m: linear(5) |> r: relu\noutput y = a |> b: linear(3)",
+        "a.r",
+        {},
+    ),
 }
 FOUND = {"merge.duplicates": ("widen", 8), "drop.unread": ("pad", 7)}
 """Rules that find in the weights what another one has added."""
