@@ -176,8 +176,9 @@ class Nat:
         the difference counts as equal [own].
         """
         config = self.config
+        *_, untrained = derived[:2]  # the sample that was chosen first, else the input
         if not search.goes_on(len(derived) + bool(config.epoch_final)):
-            return derived[min(1, len(derived) - 1)]
+            return untrained
         training = self.evaluator or Training(recipe(config, config.epoch_trained))
         seed = seed_of(search, "trained")
         proposals = [
@@ -186,7 +187,7 @@ class Nat:
         ]
         scored = scored_of(search.evaluate("trained", training, proposals))
         if not scored:
-            return derived[min(1, len(derived) - 1)]
+            return untrained
         best = max(scored, key=lambda m: (m.score, -m.macs, -m.number))
         if config.derive == "cheapest":
             images = len(search.dataset.validation)
